@@ -17,7 +17,7 @@ def replacing(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target`` and rename it there when the block succeeds.
 
     Raises:
-        YoloPruneError: the folder cannot be made or written to.
+        YoloPruneError: the folder cannot be made or written to, or an OSError left the block.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,8 +33,26 @@ def replacing(target: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except OSError as exc:
+        raise YoloPruneError(f"{target}: cannot be written: {exc.strerror or exc}.") from exc
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Fail early where a folder cannot be made or written to; leaves nothing behind.
+
+    Raises:
+        YoloPruneError: it is a file, or the system refuses.
+    """
+    existing = folder
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as exc:
+        raise YoloPruneError(f"{folder}: cannot be written to: {exc.strerror or exc}.") from exc
 
 
 def write_bytes(target: Path, data: bytes) -> None:

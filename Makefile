@@ -1,0 +1,42 @@
+# make setup     virtual environment with everything (again only when pyproject.toml changed)
+# make demo      the whole loop on generated pictures, offline, in minutes
+# make test      fast tests        make test-all  all tests, with coverage
+# make check     lint, format and types, as CI and pre-commit run them
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check lint format types
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[dev,runtimes]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python benchmarks/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup
+	$(BIN)/python -m pytest --cov
+
+check: lint format types
+
+lint: setup
+	$(BIN)/ruff check
+
+format: setup
+	$(BIN)/ruff format --check
+
+types: setup
+	$(BIN)/mypy
