@@ -1,0 +1,130 @@
+"""Ultralytics ``.pt`` checkpoints: read without running what they carry, written stock."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from yoloprune.errors import CheckpointError
+from yoloprune.files import write_bytes
+
+
+def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
+    """Read the model of a checkpoint: its EMA where there is one.
+
+    Only classes of torch, Ultralytics and yoloprune's Darknet models are constructed, through
+    torch's restricted unpickler, unless ``trust`` is set.
+
+    Args:
+        path: a ``.pt`` file.
+        trust: unpickle whatever the file names. That can run any code.
+
+    Returns:
+        The model: float32, evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or names classes that are not known.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    checkpoint = _unpickle(path, trust)
+    model = (
+        checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    )
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"{path}: holds no model, expected an Ultralytics checkpoint.")
+    model = model.float().eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    args = checkpoint.get("train_args")
+    model.args = dict(args) if isinstance(args, Mapping) else {}  # type: ignore[assignment]
+    return model
+
+
+def _unpickle(path: Path, trust: bool) -> Any:
+    from ultralytics.nn.tasks import torch_safe_load
+
+    from yoloprune.darknet.network import register_safe_classes
+
+    if not trust and not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        raise CheckpointError(
+            f"{path}: cannot be read safely by torch {torch.__version__}, expected 2.6 or later. "
+            f"If you trust where it came from, add --trust."
+        )
+    register_safe_classes()
+    try:
+        with _neutral_name(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice is for programmers
+            return torch_safe_load(str(file), safe_only=not trust)[0]
+    except Exception as exc:  # a damaged pickle can raise anything: IndexError, struct.error …
+        cause = exc.__cause__ or exc
+        refused = re.search(r"GLOBAL (\S+)", str(cause))
+        if refused and not trust:
+            raise CheckpointError(
+                f"{path}: was not loaded, since it names {refused[1]}, which no detector needs and "
+                f"which may run code. If you trust where it came from, add --trust."
+            ) from exc
+        first = (str(cause).strip().splitlines() or [""])[0][:160]
+        raise CheckpointError(
+            f"{path}: is damaged, or no checkpoint ({type(cause).__name__}: {first})."
+        ) from exc
+
+
+@contextmanager
+def _neutral_name(path: Path) -> Iterator[Path]:
+    """The file under a name that means nothing to Ultralytics.
+
+    It reads ``yolov5n.pt`` as ``yolov5nu.pt``, and fetches that where it is not at hand.
+    """
+    with tempfile.TemporaryDirectory(prefix="yoloprune-") as folder:
+        plain = Path(folder) / "checkpoint.pt"
+        try:
+            plain.symlink_to(path.resolve())
+        except OSError:  # a system, or a user, that may not make links
+            shutil.copyfile(path, plain)
+        yield plain
+
+
+def write_checkpoint(model: nn.Module, path: Path) -> None:
+    """Write a checkpoint that stock Ultralytics opens, with no yoloprune installed.
+
+    Args:
+        model: an Ultralytics model; it is not modified. Stored in half precision, as
+            Ultralytics does.
+        path: the ``.pt`` file.
+    """
+    from ultralytics import __version__
+
+    stored: Any = deepcopy(model).cpu().half()
+    if hasattr(stored, "criterion"):
+        stored.criterion = None
+    args = getattr(model, "args", None) or {}
+    args = dict(args) if isinstance(args, dict) else dict(vars(args))
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "epoch": -1,
+            "best_fitness": None,
+            "model": stored,
+            "ema": None,
+            "updates": None,
+            "optimizer": None,
+            "train_args": {"task": getattr(model, "task", "detect"), **args},
+            "date": datetime.now().astimezone().isoformat(),
+            "version": __version__,
+        },
+        buffer,
+    )
+    write_bytes(path, buffer.getvalue())
