@@ -1,0 +1,764 @@
+"""Which channels go: scores and a budget in, a plan that can be read, kept and repeated out.
+
+The planner sees scores, never weights, and takes every decision; :mod:`yoloprune.cut` takes
+none. Training that prepares a cut asks the same :class:`Planner`, so that what it shrinks is
+what the cut removes.
+
+How it chooses:
+
+1. **Bundles.** Where equal counts are asked for (:class:`~yoloprune.channels.graph.Balance`),
+   the units of the parts are paired rank by rank and each pair stands or falls as one bundle.
+   Whatever set of whole bundles goes, the counts stay equal, also where balances overlap.
+2. **Floors.** Bundles are taken in order of score; one that would bring a layer under its
+   floor, or empty any tensor, is passed over.
+3. **Threshold.** The first bundles that together reach the percent go.
+4. **Rounding.** Every group and layer takes back its best removed bundles until its count is a
+   multiple of ``round_to`` or whole; the threshold moves on until the percent is reached again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloprune.channels.graph import Balance, BoolArray, ChannelGraph, IntArray
+from yoloprune.channels.producers import layers_to_remove, remove_to_layers
+from yoloprune.errors import PlanError
+from yoloprune.files import write_bytes
+from yoloprune.score import FloatArray, Scores, reduce_by_label
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much is to go, and what must stay.
+
+    Attributes:
+        percent: share of the prunable channels to remove over the whole network, in (0, 1).
+        min_channels: every layer keeps at least so many channels (a narrower layer keeps all).
+        max_layer_prune: no layer loses more than this share of its channels, in (0, 1].
+        round_to: kept counts become multiples of this; what was no multiple may stay whole.
+
+    Raises:
+        PlanError: a value is out of its range.
+    """
+
+    percent: float
+    min_channels: int = 8
+    max_layer_prune: float = 0.9
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        if not _is_number(self.percent) or not 0 < self.percent < 1:
+            raise PlanError(f"--percent: must be above 0 and below 1, got {self.percent}.")
+        if not _is_number(self.max_layer_prune) or not 0 < self.max_layer_prune <= 1:
+            raise PlanError(
+                f"--max-layer-prune: must be above 0 and at most 1, got {self.max_layer_prune}."
+            )
+        for flag, value in (("min-channels", self.min_channels), ("round-to", self.round_to)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PlanError(f"--{flag}: must be a whole number, at least 1, got {value}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The model file that a plan was made for.
+
+    Attributes:
+        path: its name.
+        sha256: hex digest of its weights, or ``None`` where there is no such file.
+    """
+
+    path: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """What a plan removes, against what was asked.
+
+    Attributes:
+        percent: removed share of the prunable channels, in [0, 1].
+        channels: conv and linear output channels removed.
+        prunable_channels: how many could have been.
+        units: units removed.
+        threshold: highest score among the removed; 0 where nothing is.
+    """
+
+    percent: float
+    channels: int
+    prunable_channels: int
+    units: int
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunePlan:
+    """Which output channels of which layers go. No tensors: it can be read and mailed.
+
+    Attributes:
+        criterion: name of the scores that it was made from.
+        budget: what was asked.
+        reached: what it does.
+        layers: path of each layer that loses channels → the output indices that it loses,
+            ascending. Empty: the identity.
+        source: the model file it was made for.
+        notes: what a reader should know, a sentence each: floors that held the plan back,
+            channels that had no score.
+        version: of the JSON form.
+    """
+
+    criterion: str
+    budget: Budget
+    reached: Reached
+    layers: Mapping[str, tuple[int, ...]]
+    source: Origin | None = None
+    notes: tuple[str, ...] = ()
+    version: int = VERSION
+
+    def remove(self, graph: ChannelGraph) -> IntArray:
+        """Int64, sorted: the units of ``graph`` that go.
+
+        Raises:
+            PlanError: the plan does not fit the graph.
+        """
+        return layers_to_remove(graph, {path: list(out) for path, out in self.layers.items()})
+
+    def to_json(self) -> str:
+        """The plan as JSON text, one line a layer."""
+        head = {
+            "version": self.version,
+            "source": None if self.source is None else asdict(self.source),
+            "criterion": self.criterion,
+            "budget": asdict(self.budget),
+            "reached": asdict(self.reached),
+            "notes": list(self.notes),
+        }
+        rows = (
+            f"    {json.dumps(path)}: {json.dumps(list(out))}" for path, out in self.layers.items()
+        )
+        body = ",\n".join(rows)
+        layers = f"{{\n{body}\n  }}" if body else "{}"
+        return f'{json.dumps(head, indent=2)[:-2]},\n  "layers": {layers}\n}}\n'
+
+    @staticmethod
+    def from_json(text: str, where: str = "plan") -> PrunePlan:
+        """Read what :meth:`to_json` wrote; the text is not trusted.
+
+        Args:
+            text: JSON.
+            where: what errors call it, usually its file name.
+
+        Raises:
+            PlanError: not JSON, another version, or a field that is missing, unknown, of the
+                wrong type or out of range, named by its path.
+        """
+        return _parse(text, where)
+
+    def write(self, path: Path) -> None:
+        """Write the JSON form; the file is there whole or not at all.
+
+        Raises:
+            YoloPruneError: the place cannot be written.
+        """
+        write_bytes(path, self.to_json().encode())
+
+    @staticmethod
+    def read(path: Path) -> PrunePlan:
+        """Read a plan file.
+
+        Raises:
+            PlanError: it cannot be read, or is no plan.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as exc:
+            raise PlanError(f"{path}: cannot be read ({exc.strerror}).") from exc
+        except UnicodeDecodeError as exc:
+            raise PlanError(f"{path}: is not text. Expected the JSON of a plan.") from exc
+        return _parse(text, str(path))
+
+
+def plan(
+    graph: ChannelGraph, scores: Scores, budget: Budget, source: Origin | None = None
+) -> PrunePlan:
+    """Choose a network-wide share of the prunable channels, lowest score first.
+
+    Args:
+        graph: the channels of the model.
+        scores: one number a unit; NaN is never pruned.
+        budget: how much, and what must stay. Where the floors do not allow the percent, the
+            plan removes what they allow and says so in ``notes``.
+        source: the model file, kept in the plan.
+
+    Raises:
+        PlanError: the scores are of another graph, or nothing at all can be removed.
+    """
+    return Planner(graph).plan(scores, budget, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Counted sets of units, in coordinate form: set ``row[i]`` holds ``unit[i]`` ``times[i]``.
+
+    Attributes:
+        size: int64 ``[sets]``: how many channels each set holds, repeats counted.
+    """
+
+    row: IntArray
+    unit: IntArray
+    times: IntArray
+    size: IntArray
+
+    @staticmethod
+    def of(sets: Sequence[IntArray]) -> _Counts:
+        """From lists of units, in which a unit may stand more than once."""
+        size = np.array([s.size for s in sets], dtype=np.int64)
+        if not size.sum():
+            empty = np.zeros(0, dtype=np.int64)
+            return _Counts(empty, empty, empty, size)
+        unit = np.concatenate(sets)
+        span = int(unit.max()) + 1
+        key, times = np.unique(
+            np.repeat(np.arange(len(sets)), size) * span + unit, return_counts=True
+        )
+        return _Counts(key // span, key % span, times.astype(np.int64), size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundles:
+    """Units that go together, in the order in which they would go.
+
+    Attributes:
+        of_unit: int64 ``[n_units]``: rank of the unit's bundle, -1 where it must stay.
+        score: float64 ``[bundles]``, ascending.
+        channels: int64 ``[bundles]``.
+    """
+
+    of_unit: IntArray
+    score: FloatArray
+    channels: IntArray
+
+    def count(self, counts: _Counts) -> _Entries:
+        """How many channels of each counted set each bundle takes."""
+        n = self.score.size
+        bundle = self.of_unit[counts.unit]
+        goes = bundle >= 0
+        key = counts.row[goes] * n + bundle[goes]
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        times = np.add.reduceat(counts.times[goes][order], first) if key.size else key
+        row, rank = np.divmod(key[first], max(n, 1))
+        return _Entries(row, rank, times, counts.size, np.searchsorted(row, row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """:class:`_Counts` by bundle, sorted by set and then by the order of going.
+
+    Attributes:
+        start: int64 ``[entries]``: position of the first entry of the same set.
+    """
+
+    row: IntArray
+    bundle: IntArray
+    times: IntArray
+    size: IntArray
+    start: IntArray
+
+    def running(self, times: IntArray) -> IntArray:
+        """Running sum of ``times`` within each set, the entry itself included."""
+        total = np.concatenate(([0], np.cumsum(times)))
+        return total[1:] - total[self.start]
+
+    def taken(self, removed: BoolArray) -> IntArray:
+        """Int64 ``[sets]``: channels that each set loses when these bundles go."""
+        return np.bincount(
+            self.row, weights=self.times * removed[self.bundle], minlength=self.size.size
+        ).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Balances without a unit in common: their pairings are made in one go.
+
+    Attributes:
+        units: int64 ``[entries]``, part after part.
+        part: int64 ``[entries]``: number of the part.
+        left: int64 ``[m]``: positions in ``units`` sorted by part and rank …
+        right: int64 ``[m]``: … each to be joined to the one on its left.
+    """
+
+    units: IntArray
+    part: IntArray
+    left: IntArray
+    right: IntArray
+
+
+class Planner:
+    """The planner of one graph, ready to be asked many times (training asks every few steps)."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        """Prepare what does not depend on scores."""
+        self.graph = graph
+        self._free = graph.prunable
+        self._channels = graph.channels
+        self._levels = _levels(graph.balances)
+        self._layers, others = _distinct_axes(graph)
+        self._floors = _Counts.of([*self._layers, *others])
+        self._rounded: dict[int, _Counts] = {}
+
+    def choose(self, scores: Scores, budget: Budget) -> IntArray:
+        """The units that a plan for this budget removes.
+
+        Returns:
+            int64, sorted; empty where the floors allow nothing.
+
+        Raises:
+            PlanError: the scores are of another graph.
+        """
+        free = self._scored(scores)
+        bundles = self._bundle(scores, free)
+        if not bundles.score.size:
+            return np.zeros(0, dtype=np.int64)
+        target = math.ceil(budget.percent * int(self._channels[free].sum()) - 1e-9)
+        order = np.flatnonzero(self._admitted(bundles, budget))
+        end = _reach(np.cumsum(bundles.channels[order]), target)
+        removed = _mask(order[:end], bundles.score.size)
+        if budget.round_to > 1:
+            removed = self._rounded_choice(bundles, order, target, budget.round_to)
+        goes = np.append(removed, False)[bundles.of_unit]
+        return np.flatnonzero(goes)
+
+    def plan(self, scores: Scores, budget: Budget, source: Origin | None = None) -> PrunePlan:
+        """As :func:`plan`."""
+        remove = self.choose(scores, budget)
+        free = self._scored(scores)
+        total = int(self._channels[free].sum())
+        if not remove.size:
+            raise PlanError(_why_nothing(scores, budget, total))
+        n_removed = int(self._channels[remove].sum())
+        reached = Reached(
+            percent=n_removed / max(total, 1),
+            channels=n_removed,
+            prunable_channels=total,
+            units=int(remove.size),
+            threshold=float(scores.values[remove].max()),
+        )
+        layers = remove_to_layers(self.graph, remove)
+        return PrunePlan(
+            criterion=scores.criterion,
+            budget=budget,
+            reached=reached,
+            layers={path: tuple(map(int, out)) for path, out in layers.items() if len(out)},
+            source=source,
+            notes=tuple(self._notes(scores, budget, reached)),
+        )
+
+    def _scored(self, scores: Scores) -> BoolArray:
+        """Bool ``[n_units]``: prunable and scored."""
+        if scores.values.shape != (self.graph.n_units,):
+            raise PlanError(
+                f"scores: have shape {scores.values.shape}, expected ({self.graph.n_units},). "
+                "Are they of another model?"
+            )
+        return self._free & ~np.isnan(scores.values)
+
+    def _bundle(self, scores: Scores, free: BoolArray) -> _Bundles:
+        """Join units that balances tie, and rank the bundles; those with a fixed unit stay."""
+        n = self.graph.n_units
+        unit = np.arange(n)
+        values = np.where(free, scores.values, 0.0)
+        label, score, stuck = unit, values, ~free
+        for level in self._levels:
+            # Members of one bundle stand side by side, so nested balances pair bundle by bundle.
+            rank = np.empty(n, dtype=np.int64)
+            rank[np.lexsort((unit, label, score[label], stuck[label]))] = unit
+            ranked = level.units[np.lexsort((rank[level.units], level.part))]
+            label = _join(label, ranked[level.left], ranked[level.right])
+            score = reduce_by_label(values, label, n, scores.reduce)
+            stuck = np.bincount(label, weights=~free, minlength=n) > 0
+        heads = np.flatnonzero((label == unit) & ~stuck)
+        heads = heads[np.argsort(score[heads], kind="stable")]
+        rank = np.full(n, -1, dtype=np.int64)
+        rank[heads] = np.arange(heads.size)
+        channels = np.bincount(label, weights=self._channels, minlength=n)[heads]
+        return _Bundles(rank[label], score[heads], channels.astype(np.int64))
+
+    def _admitted(self, bundles: _Bundles, budget: Budget) -> BoolArray:
+        """Bool ``[bundles]``: what would go if bundles were taken one by one within the floors.
+
+        The one-by-one walk, vectorised: in each round, a bundle that fits even when all
+        undecided ones before it go is in, one that does not fit beside those already in is out.
+        The first undecided bundle is settled every round, and nearly always all of them are.
+        """
+        entries = bundles.count(self._floors)
+        size = entries.size
+        may_lose = size - np.minimum(1, size)
+        layers = slice(0, len(self._layers))
+        share = np.floor(size[layers] * budget.max_layer_prune + 1e-9).astype(np.int64)
+        floor = np.minimum(budget.min_channels, size[layers])
+        may_lose[layers] = np.minimum(size[layers] - floor, share)
+        limit = may_lose[entries.row]
+
+        n = bundles.score.size
+        inside, out = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+        while True:
+            most = entries.running(entries.times * ~out[entries.bundle])
+            inside = ~out & ~_mask(entries.bundle[most > limit], n)
+            least = entries.running(entries.times * inside[entries.bundle])
+            own = np.where(inside[entries.bundle], 0, entries.times)
+            out |= _mask(entries.bundle[least + own > limit], n) & ~inside
+            if (inside | out).all():
+                return inside
+
+    def _rounded_choice(
+        self, bundles: _Bundles, order: IntArray, target: int, round_to: int
+    ) -> BoolArray:
+        """Bool ``[bundles]``: the lowest threshold that reaches the target after rounding."""
+        entries = bundles.count(self._counts_to_round(round_to))
+        n = bundles.score.size
+        running = np.cumsum(bundles.channels[order])
+
+        def rounded(end: int) -> tuple[BoolArray, int]:
+            removed = self._round_up(entries, _mask(order[:end], n), round_to)
+            return removed, int(bundles.channels[removed].sum())
+
+        # The answer lies a little beyond the unrounded one: step on by what is missing until
+        # it is reached, then bisect the last step.
+        low, high = 0, _reach(running, target)
+        best, reached = rounded(high)
+        while reached < target and high < order.size:
+            low = high + 1
+            high = max(low, _reach(running, int(running[high - 1]) + target - reached))
+            best, reached = rounded(high)
+        while low < high and reached > target:
+            middle = (low + high) // 2
+            removed, channels = rounded(middle)
+            if channels >= target:
+                high, best, reached = middle, removed, channels
+            else:
+                low = middle + 1
+        return best
+
+    def _counts_to_round(self, round_to: int) -> _Counts:
+        """Every group, and after them the layers that its groups alone do not keep in step.
+
+        A layer is a sum of groups, so it is a multiple where each of its groups can only be one;
+        only a group that is no multiple to begin with may upset it by staying whole.
+        """
+        if round_to not in self._rounded:
+            groups = [group.units for group in self.graph.groups]
+            odd = np.zeros(self.graph.n_units, dtype=bool)
+            for units in groups:
+                odd[units] = units.size % round_to > 0
+            upset = [units for units in self._layers if odd[units].any()]
+            self._rounded[round_to] = _Counts.of([*groups, *upset])
+        return self._rounded[round_to]
+
+    def _round_up(self, entries: _Entries, removed: BoolArray, round_to: int) -> BoolArray:
+        """Give bundles back, best first, until every group and layer keeps a multiple or all."""
+        removed = removed.copy()
+        is_group = np.arange(entries.size.size) < len(self.graph.groups)
+        while True:
+            lost = entries.taken(removed)
+            lacks = np.where(lost > 0, np.minimum(-(entries.size - lost) % round_to, lost), 0)
+            if not lacks.any():
+                return removed
+            # Groups have no unit in common, so all of them are settled at once; layers made of
+            # several groups are looked at only when those are right.
+            if lacks[is_group].any():
+                lacks[~is_group] = 0
+            goes = entries.times * removed[entries.bundle]
+            better = lost[entries.row] - entries.running(goes)
+            back = (goes > 0) & (better < lacks[entries.row])
+            removed[entries.bundle[back]] = False
+
+    def _notes(self, scores: Scores, budget: Budget, reached: Reached) -> Iterable[str]:
+        unscored = self._free & np.isnan(scores.values)
+        if unscored.any():
+            where = [a.module for a in self.graph.out_axes if unscored[a.units].any()]
+            yield (
+                f"{int(self._channels[unscored].sum())} channels are kept because they have "
+                f"{scores.missing}: {_some(where)}."
+            )
+        if reached.channels < math.ceil(budget.percent * reached.prunable_channels - 1e-9):
+            yield (
+                f"asked for {budget.percent:.1%}, reached {reached.percent:.1%}: the rest is held "
+                f"by {_held_by(budget)}."
+            )
+
+
+def _distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:
+    """The sets of units that must not run empty: layers, and what no layer stands for.
+
+    Returns:
+        The distinct unit lists of layers (``out`` axes), and those of other axes, fields and
+        single groups of a grouped convolution that do not hold a whole layer (whose own floor
+        would keep them filled).
+    """
+    layers = {axis.units.tobytes(): axis.units.ravel() for axis in graph.out_axes}
+    others: dict[bytes, IntArray] = {}
+    for units in (*(axis.units for axis in graph.axes), *(item.units for item in graph.fields)):
+        for row in np.atleast_2d(units):
+            others.setdefault(row.tobytes(), row)
+    whole = [units for units in layers.values() if units.size]
+    first = np.array([units[0] for units in whole], dtype=np.int64)
+    needed = []
+    for key, units in others.items():
+        if key in layers or not units.size:
+            continue
+        inside = _mask(units, graph.n_units)
+        if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
+            needed.append(units)
+    return list(layers.values()), needed
+
+
+def _levels(balances: Sequence[Balance]) -> list[_Level]:
+    """Sort balances into levels without common units; short (nested) ones come first."""
+    parts_of = {}
+    for balance in balances:
+        if len({part.size for part in balance.parts}) != 1:
+            sizes = ", ".join(str(part.size) for part in balance.parts)
+            raise PlanError(f"{balance.reason}: parts hold {sizes} units, expected equal counts.")
+        parts = _without_shared(balance.parts)
+        if parts[0].size:
+            parts_of[b"|".join(part.tobytes() for part in parts)] = parts
+    level_of: dict[int, int] = {}
+    levels: list[list[tuple[IntArray, ...]]] = []
+    for parts in sorted(parts_of.values(), key=lambda parts: parts[0].size):
+        units = np.unique(np.concatenate(parts)).tolist()
+        level = 1 + max((level_of.get(unit, -1) for unit in units), default=-1)
+        level_of.update(dict.fromkeys(units, level))
+        if level == len(levels):
+            levels.append([])
+        levels[level].append(parts)
+    return [_level(members) for members in levels]
+
+
+def _without_shared(parts: tuple[IntArray, ...]) -> tuple[IntArray, ...]:
+    """Leave out units that stand equally often in every part: they keep any balance."""
+    n = 1 + max((int(part.max()) for part in parts if part.size), default=0)
+    times = np.stack([np.bincount(part, minlength=n) for part in parts])
+    uneven = (times != times[0]).any(axis=0)
+    return tuple(part[uneven[part]] for part in parts)
+
+
+def _level(balances: Sequence[tuple[IntArray, ...]]) -> _Level:
+    units: list[IntArray] = []
+    left: list[IntArray] = []
+    right: list[IntArray] = []
+    start = 0
+    for parts in balances:
+        first = start + np.arange(parts[0].size)
+        for i, part in enumerate(parts):
+            units.append(part)
+            if i:
+                left.append(first)
+                right.append(first + i * part.size)
+        start += len(parts) * parts[0].size
+    part_of = np.repeat(np.arange(len(units)), [part.size for part in units])
+    return _Level(np.concatenate(units), part_of, np.concatenate(left), np.concatenate(right))
+
+
+def _join(label: IntArray, left: IntArray, right: IntArray) -> IntArray:
+    """Union-find by numpy: give joined units the least of their labels.
+
+    Args:
+        label: int64 ``[n]``, each the least unit of its class.
+        left: int64 ``[m]``: units …
+        right: int64 ``[m]``: … each to be joined to the one on its left.
+    """
+    while True:
+        a, b = label[left], label[right]
+        if np.array_equal(a, b):
+            return label
+        parent = np.arange(label.size)
+        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(parent, parent[parent]):
+            parent = parent[parent]
+        label = parent[label]
+
+
+def _mask(index: IntArray, n: int) -> BoolArray:
+    """Bool ``[n]``, true at ``index``."""
+    mask = np.zeros(n, dtype=bool)
+    mask[index] = True
+    return mask
+
+
+def _reach(running: NDArray[np.int64], target: int) -> int:
+    """How many leading items bring a running sum to ``target``; all where none does."""
+    return min(int(np.searchsorted(running, target)) + 1, running.size)
+
+
+def _held_by(budget: Budget) -> str:
+    held = f"--min-channels {budget.min_channels}, --max-layer-prune {budget.max_layer_prune:g}"
+    return held + (f", --round-to {budget.round_to}" if budget.round_to > 1 else "")
+
+
+def _why_nothing(scores: Scores, budget: Budget, total: int) -> str:
+    if total == 0:
+        return (
+            f"plan: no channel is both prunable and scored ({scores.missing}, or frozen). "
+            "`yoloprune info` names the reason of each layer."
+        )
+    return (
+        f"plan: none of {total} prunable channels can go, all are held by {_held_by(budget)} or "
+        "by a balance. Lower these, or raise --percent."
+    )
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _parse(text: str, where: str) -> PrunePlan:
+    """As :meth:`PrunePlan.from_json`."""
+    try:
+        data = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as exc:
+        raise PlanError(f"{where}: is not a JSON plan ({exc}).") from exc
+    root = _Fields(data, where, "")
+    version = root.integer("version")
+    if version != VERSION:
+        raise PlanError(
+            f"{where}: version: this yoloprune reads {VERSION}, got {version}. Make the plan again."
+        )
+    source = root.value("source")
+    layers = root.fields("layers")
+    made = PrunePlan(
+        version=version,
+        source=None if source is None else _parse_origin(root.fields("source")),
+        criterion=root.text("criterion"),
+        budget=_parse_budget(root.fields("budget")),
+        reached=_parse_reached(root.fields("reached")),
+        notes=tuple(root.texts("notes")),
+        layers={path: layers.indices(path) for path in layers.data},
+    )
+    root.done()
+    return made
+
+
+def _parse_origin(fields: _Fields) -> Origin:
+    sha256 = fields.value("sha256")
+    origin = Origin(
+        path=fields.text("path"), sha256=None if sha256 is None else fields.text("sha256")
+    )
+    fields.done()
+    return origin
+
+
+def _parse_budget(fields: _Fields) -> Budget:
+    values: dict[str, Any] = {
+        "percent": fields.number("percent"),
+        "min_channels": fields.integer("min_channels"),
+        "max_layer_prune": fields.number("max_layer_prune"),
+        "round_to": fields.integer("round_to"),
+    }
+    fields.done()
+    try:
+        return Budget(**values)
+    except PlanError as exc:
+        raise PlanError(f"{fields.where}: budget: {exc}") from exc
+
+
+def _parse_reached(fields: _Fields) -> Reached:
+    reached = Reached(
+        percent=fields.number("percent"),
+        channels=fields.integer("channels"),
+        prunable_channels=fields.integer("prunable_channels"),
+        units=fields.integer("units"),
+        threshold=fields.number("threshold"),
+    )
+    fields.done()
+    return reached
+
+
+class _Fields:
+    """Typed access to one JSON object; every error names the path of what is wrong."""
+
+    def __init__(self, data: object, where: str, path: str) -> None:
+        self.where, self._path, self._seen = where, path, set[str]()
+        if not isinstance(data, dict):
+            self._wrong(path or "plan", data, "an object")
+        self.data: dict[str, Any] = data
+
+    def value(self, key: str) -> Any:
+        if key not in self.data:
+            raise PlanError(f"{self.where}: {self._at(key)}: is missing.")
+        self._seen.add(key)
+        return self.data[key]
+
+    def fields(self, key: str) -> _Fields:
+        return _Fields(self.value(key), self.where, self._at(key))
+
+    def text(self, key: str) -> str:
+        value = self.value(key)
+        return value if isinstance(value, str) else self._wrong(self._at(key), value, "text")
+
+    def texts(self, key: str) -> list[str]:
+        value = self.value(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._wrong(self._at(key), value, "a list of texts")
+        return list(value)
+
+    def number(self, key: str) -> float:
+        value = self.value(key)
+        if not _is_number(value):
+            self._wrong(self._at(key), value, "a finite number")
+        return float(value)
+
+    def integer(self, key: str) -> int:
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            self._wrong(self._at(key), value, "a whole number, at least 0")
+        return int(value)
+
+    def indices(self, key: str) -> tuple[int, ...]:
+        value = self.value(key)
+        at = self._at(key)
+        if not isinstance(value, list) or not value:
+            self._wrong(at, value, "a list of output indices")
+        last = -1
+        for i, index in enumerate(value):
+            if isinstance(index, bool) or not isinstance(index, int) or index <= last:
+                self._wrong(f"{at}[{i}]", index, f"an index above {last}")
+            last = index
+        return tuple(value)
+
+    def done(self) -> None:
+        """Refuse what nobody asked for: it may be of a later version, or misspelt."""
+        for key in self.data:
+            if key not in self._seen:
+                raise PlanError(f"{self.where}: {self._at(key)}: is unknown.")
+
+    def _at(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+    def _wrong(self, at: str, value: object, expected: str) -> NoReturn:
+        shown = repr(value)
+        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+        raise PlanError(f"{self.where}: {at}: got {shown}, expected {expected}.")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return data
