@@ -1,0 +1,191 @@
+"""The report page: what it says, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from yoloprune.channels.graph import ChannelGraph, Group, TensorAxis
+from yoloprune.plan import Budget, Origin, PrunePlan, plan
+from yoloprune.report.slim import compare, layer_widths, write_slim_report
+from yoloprune.score import Scores
+
+RESULT: dict[str, Any] = {
+    "model": "runs/<b>net</b>.cfg",
+    "before": {
+        "params": 6_056_606, "macs": 3_450_000_000, "bytes": 24_251_276, "latency_ms": 20.0,
+        "latency_iqr_ms": 0.5, "AP": 0.402, "AP50": 0.6,
+        "latency": {"batch": 2, "times_ms": [20.0, 20.5, 19.5]},
+    },
+    "after": {
+        "params": 1_514_151, "macs": 1_150_000_000, "bytes": 6_100_000, "latency_ms": 10.0,
+        "latency_iqr_ms": 0.4, "AP": 0.399, "AP50": None,
+    },
+    "self_test": {"max_rel_diff": 3.2e-7},
+    "files": {"model": ["slim/net.cfg", "slim/net.weights"], "plan": "slim/plan.json"},
+    "environment": {"cpu": "<script>cpu</script>", "versions": {"torch": "2.4"}, "list": [1, 2]},
+    "imgsz": [96, 64],
+    "seconds": {"trace": 0.301, "cut": 0.02},
+}  # fmt: skip
+
+
+def made() -> tuple[PrunePlan, ChannelGraph, Scores]:
+    units = np.arange(32)
+    graph = ChannelGraph(
+        n_units=32,
+        frozen={},
+        axes=(
+            TensorAxis(tensor="first.weight", dim=0, units=units[:12], role="out"),
+            TensorAxis(tensor="second.weight", dim=0, units=units[12:], role="out"),
+        ),
+        fields=(),
+        balances=(),
+        groups=(
+            Group(index=0, units=units[:12], layers=("first",)),
+            Group(index=1, units=units[12:], layers=("second",)),
+        ),
+    )
+    scores = Scores(values=np.arange(32) / 32, criterion="gamma")
+    budget = Budget(percent=0.5, min_channels=4)
+    return plan(graph, scores, budget, Origin(path="net.weights", sha256="ab" * 32)), graph, scores
+
+
+class _Page(HTMLParser):
+    """Text, tags left open and everything that would be loaded."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in {"src", "href", "xlink:href"} and not (value or "").startswith("#"):
+                self.loads.append(str(value))
+        if tag not in {"meta", "link", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> tuple[str, _Page]:
+    path = write_slim_report(tmp_path / "out", RESULT, *made())
+    assert path == tmp_path / "out" / "report.html"
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    html = path.read_text(encoding="utf-8")
+    return html, _Page(html)
+
+
+def test_the_page_is_whole_and_loads_nothing(page: tuple[str, _Page]) -> None:
+    html, parsed = page
+    assert parsed.open == []
+    assert parsed.loads == []
+    assert "script" not in parsed.tags
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+    assert len(html) < 300_000
+
+
+def test_the_page_says_what_was_asked_reached_and_measured(page: tuple[str, _Page]) -> None:
+    text = re.sub(r"\s+", " ", " ".join(page[1].text))
+    for said in (
+        "16 of 32 prunable channels removed, in 2 of 2 layers",
+        "Not sparse: only 2 of the 16 channels to be removed are near zero",
+        "Parameters 4.0× smaller 6.06 M → 1.51 M",
+        "MACs 3.0× smaller 3.45 G → 1.15 G",
+        "File size 4.0× smaller 24.3 MB → 6.10 MB",
+        "Latency 2.0× faster 20.0 ms → 10.0 ms",
+        "20.0 ms IQR 0.50",
+        "AP −0.003 0.402 → 0.399",
+        "50.0 % reached",
+        "50.0 % asked",
+        "first 12 4 33 %",
+        "second 20 12 60 %",
+        "largest relative difference 3.2e-07",
+        "slim/net.cfg slim/net.weights",
+        "versions: torch 2.4",
+        "list 1, 2",
+        "input 96 × 64 pixels",
+        "batch 2 timed passes 3",
+        "trace 0.30, cut 0.02",
+        "sha256 " + "ab" * 32,
+    ):
+        assert said in text, said
+    assert "AP50" not in text  # measured on one side only
+
+
+def test_what_comes_from_outside_is_escaped(page: tuple[str, _Page]) -> None:
+    html, parsed = page
+    assert "<script>" not in html
+    assert "<script>cpu</script>" in parsed.text
+    assert "<b>net" not in html
+
+
+def test_both_themes_are_defined_and_the_plots_use_them(page: tuple[str, _Page]) -> None:
+    html = page[0]
+    themes = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
+    names = [set(re.findall(r"(--[\w-]+):", theme)) for theme in themes]
+    assert len(names) == 3  # light, dark, print
+    assert names[0] == names[1] == names[2]
+    assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= names[0]
+    svg = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert "#0a0b0" not in svg
+    assert {"--before", "--after", "--gone", "--mark"} <= set(re.findall(r"var\((--\w+)\)", svg))
+    ids = re.findall(r'<(?:clipPath|path) id="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_input_gives_the_same_page(tmp_path: Path) -> None:
+    first = write_slim_report(tmp_path / "a", RESULT, *made()).read_bytes()
+    assert write_slim_report(tmp_path / "b", RESULT, *made()).read_bytes() == first
+
+
+def test_widths_are_in_network_order() -> None:
+    made_plan, graph, _ = made()
+    got = [(w.path, w.before, w.after) for w in layer_widths(graph, made_plan)]
+    assert got == [("first", 12, 4), ("second", 20, 12)]
+
+
+def test_a_model_that_got_slower_or_larger_is_not_praised() -> None:
+    slower, larger = compare(
+        {"latency_ms": 10.0, "bytes": 100}, {"latency_ms": 12.5, "bytes": 150}
+    )[::-1]
+    assert (slower.headline, slower.verdict, slower.change) == ("1.25× slower", "bad", "+25.0 %")
+    assert (larger.headline, larger.verdict, larger.after) == ("1.50× larger", "bad", "150 B")
+
+
+def test_a_difference_within_the_spread_is_said_to_be_none() -> None:
+    before = {"latency_ms": 10.0, "latency_iqr_ms": 0.2}
+    (row,) = compare(before, {"latency_ms": 9.5, "latency_iqr_ms": 0.6})
+    assert (row.verdict, row.headline) == ("same", "no clear change")
+    assert "within the spread" in row.hint
+    (row,) = compare(before, {"latency_ms": 9.5, "latency_iqr_ms": 0.3})
+    assert (row.verdict, row.hint, row.spread) == ("good", "", ("IQR 0.20", "IQR 0.30"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(999, "999"), (1000, "1.00 k"), (891_433, "891 k"), (3_011_433, "3.01 M"), (28.6e9, "28.6 G")],
+)
+def test_counts_have_three_digits(value: float, shown: str) -> None:
+    assert compare({"params": value}, {"params": value})[0].before == shown

@@ -1,0 +1,1 @@
+"""Measurements in, pages and pictures for people out."""
