@@ -1,0 +1,225 @@
+"""From what a trace met to a :class:`~yoloprune.channels.graph.ChannelGraph`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from torch import nn
+
+from yoloprune.channels.graph import (
+    ChannelGraph,
+    Group,
+    IntArray,
+    IntField,
+    TensorAxis,
+)
+from yoloprune.channels.ids import IdArray, line
+from yoloprune.channels.sizes import Units
+from yoloprune.channels.tracer import Axis, Tracer
+
+WIDTHS = {"c1": "in", "c2": "out"}
+"""Attributes that nothing reads while a model runs but that fusing may: input, output width."""
+
+
+def assemble(
+    tracer: Tracer,
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    carried_outputs: tuple[int, ...],
+) -> ChannelGraph:
+    """Number the units, settle the sizes and write everything down.
+
+    Args:
+        tracer: after all its passes.
+        model: the modules that were traced.
+        input_shape: of the picture, ``(1, C, H, W)``.
+        carried_outputs: see :class:`ChannelGraph`.
+    """
+    unreached = _unreached(tracer, model)
+    _settle_parameters(tracer)
+    order = {name: i for i, (name, _) in enumerate(_tensors(model))}
+    ranked = sorted(tracer.axes, key=lambda found: (order[found[0]], found[1]))
+    out_first = sorted(ranked, key=lambda found: tracer.axes[found].role != "out")
+    units = Units(tracer.ids, (tracer.axes[found].ids for found in out_first))
+    balances, sized = tracer.sizes.settle(units, tracer.ids.balances)
+    axes = tuple(
+        TensorAxis(tensor=name, dim=dim, units=units.of(axis.ids), role=axis.role)
+        for name, dim in ranked
+        for axis in (tracer.axes[name, dim],)
+    )
+    fields = {(f.module, f.attr, f.index): f for f in _own_fields(tracer, model, axes, units)}
+    fields.update({(f.module, f.attr, f.index): f for f in sized})
+    return ChannelGraph(
+        n_units=units.n,
+        frozen=dict(sorted(units.why.items())),
+        axes=axes,
+        fields=tuple(fields[name] for name in sorted(fields, key=_field_order)),
+        balances=balances,
+        groups=_groups(axes, units.n),
+        norm_of=_norms(tracer),
+        unreached=unreached,
+        input_shape=tuple(int(n) for n in input_shape),
+        carried_outputs=carried_outputs,
+    )
+
+
+def _field_order(found: tuple[str, str, int | None]) -> tuple[str, str, int]:
+    module, attr, index = found
+    return module, attr, -1 if index is None else index
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, object]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+# --- parameters that no pass read
+
+
+def _unreached(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
+    """Name them, and freeze the channels that a pass not traced could feed them."""
+    names = []
+    for name, tensor in model.named_parameters():
+        if not tensor.numel() or tensor.untyped_storage().data_ptr() in tracer.reached:
+            continue
+        names.append(name)
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(owner, nn.Embedding):
+            continue
+        widths = {int(tensor.shape[1]) if tensor.dim() > 1 else int(tensor.shape[0])}
+        path = name
+        while path:
+            path = path.rpartition(".")[0]
+            if path in tracer.entered:
+                _freeze_width(tracer, tracer.entered[path], widths, name)
+                break
+    return tuple(names)
+
+
+def _freeze_width(tracer: Tracer, given: list[IdArray], widths: set[int], name: str) -> None:
+    for ids in given:
+        for axis in tracer.ids.varying(ids):
+            if ids.shape[axis] in widths:
+                tracer.ids.freeze(np.unique(ids), f"{name} may read them, but no pass reached it")
+
+
+def _settle_parameters(tracer: Tracer) -> None:
+    """Find the one axis of each parameter that met channels element by element."""
+    for (name, dim), axis in list(tracer.axes.items()):
+        if dim != -1:
+            continue
+        del tracer.axes[name, dim]
+        varying = tracer.ids.varying(axis.ids)
+        if len(varying) != 1:
+            tracer.ids.freeze(np.unique(axis.ids), f"{name} has no single axis of channels")
+            continue
+        found = line(axis.ids, varying[0])
+        tracer.ids.unify(
+            axis.ids, np.broadcast_to(_spread(found, varying[0], axis), axis.ids.shape)
+        )
+        known = tracer.axes.get((name, varying[0]))
+        if known is None:
+            tracer.axes[name, varying[0]] = Axis(found, "affine")
+        else:
+            tracer.ids.unify(known.ids, found)
+
+
+def _spread(found: IdArray, dim: int, axis: Axis) -> IdArray:
+    return found.reshape([-1 if i == dim else 1 for i in range(axis.ids.ndim)])
+
+
+# --- integer attributes
+
+
+def _own_fields(
+    tracer: Tracer, model: nn.Module, axes: Iterable[TensorAxis], units: Units
+) -> Iterator[IntField]:
+    """Attributes of torch's own layers, which their forward pass does not read."""
+    for axis in axes:
+        module = model.get_submodule(axis.module)
+        leaf = axis.tensor.rpartition(".")[2]
+        if leaf == "weight":
+            names = _names_of(axis, axis.module in tracer.depthwise)
+            for name in names:
+                if isinstance(getattr(module, name, None), int):
+                    found = _field_units(axis, module, name)
+                    yield IntField(module=axis.module, attr=name, units=found)
+    yield from _unread_widths(tracer, model, units)
+
+
+def _names_of(axis: TensorAxis, depthwise: bool) -> tuple[str, ...]:
+    if depthwise:
+        return ("in_channels", "out_channels", "groups")
+    if axis.role == "out":
+        return ("out_channels", "out_features")
+    if axis.role == "in":
+        return ("in_channels", "in_features")
+    return ("num_features", "num_parameters")
+
+
+def _field_units(axis: TensorAxis, module: nn.Module, name: str) -> IntArray:
+    whole = axis.units.ravel()
+    if name in ("in_channels", "groups"):
+        # A depthwise layer with several kernels a channel reads each channel once.
+        return whole[:: max(1, whole.size // int(getattr(module, name)))]
+    return whole
+
+
+def _unread_widths(tracer: Tracer, model: nn.Module, units: Units) -> Iterator[IntField]:
+    read = {
+        source
+        for equation in tracer.sizes.equations
+        for monomial in equation.terms
+        for source, _ in monomial
+    } | tracer.sizes.rigid
+    for attr, value in tracer.sizes.values.items():
+        side = WIDTHS.get(attr.name)
+        if side is None or attr in read or attr.index is not None:
+            continue
+        passed = (tracer.entered if side == "in" else tracer.left).get(attr.module, [])
+        if len(passed) == 1 and passed[0].ndim == 4 and passed[0].shape[1] == value:
+            found = units.of(line(passed[0], 1))
+            if (found >= 0).all():
+                yield IntField(module=attr.module, attr=attr.name, units=found)
+
+
+# --- groups and norms
+
+
+def _groups(axes: Iterable[TensorAxis], n_units: int) -> tuple[Group, ...]:
+    """Units by the set of tensor axes that they stand in."""
+    signature = np.zeros(n_units, dtype=np.uint64)
+    generator = np.random.Generator(np.random.PCG64(0))
+    layers: defaultdict[int, list[str]] = defaultdict(list)
+    listed = [(axis, np.unique(axis.units)) for axis in axes]
+    for _, present in listed:
+        signature[present] += generator.integers(1, 2**63, dtype=np.uint64)
+    _, first, number = np.unique(signature, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    number = rank[number]
+    for axis, present in listed:
+        if axis.role == "out":
+            for group in np.unique(number[present]):
+                layers[int(group)].append(axis.module)
+    order = np.argsort(number, kind="stable")
+    edges = np.cumsum(np.bincount(number, minlength=rank.size))[:-1]
+    return tuple(
+        Group(index=i, units=members.astype(np.int64), layers=tuple(layers[i]))
+        for i, members in enumerate(np.split(order, edges))
+        if members.size
+    )
+
+
+def _norms(tracer: Tracer) -> dict[str, str]:
+    """Layers whose output one BatchNorm, and nothing else, reads in every pass."""
+    found: defaultdict[str, set[str | None]] = defaultdict(set)
+    for reads in tracer.reads:
+        for where, producer in reads.made_by.items():
+            alone = reads.count[where] == 1
+            found[producer].add(reads.normed.get(where) if alone else None)
+    single = {producer: norms for producer, norms in found.items() if len(norms) == 1}
+    named = {p: norm for p, norms in single.items() for norm in norms if norm is not None}
+    uses = list(named.values())
+    return {producer: norm for producer, norm in named.items() if uses.count(norm) == 1}

@@ -1,0 +1,122 @@
+"""Operations that work element by element: what meets becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from yoloprune.channels.ids import NONE, IdArray
+from yoloprune.channels.table import rule, tensors_in
+from yoloprune.channels.tracer import Tracer
+
+
+@rule(
+    "where",
+    "masked_fill",
+    "clone",
+    "_to_copy",
+    "contiguous",
+    "native_dropout",
+    "dropout",
+    "bernoulli",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "copy",
+    "_prelu_kernel",
+    "lerp",
+    "maximum",
+    "minimum",
+)
+def pointwise(tracer: Tracer, name: str, args: Sequence[Any], out: Any) -> None:
+    """Elementwise: what meets element by element becomes one."""
+    result = out[0] if isinstance(out, (tuple, list)) else out
+    if not isinstance(result, Tensor):
+        return
+    operands = tensors_in(list(args))
+    if name == "copy_":
+        operands = operands[1:]
+        if tracer.shadows.has(result) and not tracer.shadows.has(operands[0]):
+            tracer.shadows.put(result, np.zeros((), dtype=np.int32))
+    carriers = [t for t in operands if tracer.shadows.has(t)]
+    if not carriers:
+        return
+    others = [t for t in operands if t.numel() > 1 and not any(t is c for c in carriers)]
+    if len(carriers) == 1 and not others and carriers[0].shape == result.shape:
+        if carriers[0] is not result:
+            tracer.shadows.share(result, carriers[0])
+        return
+    ids = _meet(tracer, name, carriers, others, tuple(result.shape))
+    tracer.shadows.put(result, ids)
+
+
+def _meet(
+    tracer: Tracer,
+    name: str,
+    carriers: list[Tensor],
+    others: list[Tensor],
+    shape: tuple[int, ...],
+) -> IdArray:
+    """Unify operands that broadcast together; the ids of the result."""
+    views = [(t, tracer.get(t)) for t in carriers]
+    aligned = [_align(ids, len(shape)) for _, ids in views if ids is not None]
+    axes = [tracer.ids.varying(ids) for ids in aligned]
+    varied = {axis for found in axes for axis in found}
+    for tensor in others:
+        size = _align_shape(tuple(tensor.shape), len(shape))
+        if not any(size[axis] > 1 for axis in varied):
+            continue
+        own = tracer.param_ids(tensor)
+        if own is not None:
+            aligned.append(_align(own, len(shape)))
+            axes.append(tracer.ids.varying(aligned[-1]))
+        else:
+            tracer.freeze(carriers, f"{name} with a tensor that was made for this many channels")
+    result = np.zeros(shape, dtype=np.int32)
+    order = sorted(range(len(aligned)), key=lambda i: (-len(axes[i]), -aligned[i].size))
+    for ids in (aligned[i] for i in order):
+        stretched = [a for a in varied if ids.shape[a] == 1 and shape[a] > 1]
+        spread = [a for a in stretched if tracer.ids.varies(result, a)]
+        if spread and ids.any():
+            tracer.ids.freeze(np.unique(ids), f"spread over other channels in {tracer.where}")
+            continue
+        wide = np.broadcast_to(ids, shape)
+        if result.any():
+            unify_pairs(tracer, result, wide)
+            result = np.where(result == NONE, wide, result)
+        else:
+            result = wide
+    return result
+
+
+def unify_pairs(tracer: Tracer, a: IdArray, b: IdArray) -> None:
+    """Unify two arrays of one shape, looking at each pair of lines once."""
+    keep = tuple(
+        slice(None) if (a != a[leading(i)]).any() or (b != b[leading(i)]).any() else slice(0, 1)
+        for i in range(a.ndim)
+    )
+    a, b = a[keep], b[keep]
+    lonely = (a == NONE) != (b == NONE)
+    if lonely.any():
+        alone = np.where(a == NONE, b, a)[lonely]
+        tracer.ids.freeze(np.unique(alone), f"meets elements without channels in {tracer.where}")
+    tracer.ids.unify(a, b)
+
+
+def leading(axis: int) -> tuple[slice, ...]:
+    """The index that keeps only the first entry along ``axis``."""
+    return (slice(None),) * axis + (slice(0, 1),)
+
+
+def _align(ids: IdArray, ndim: int) -> IdArray:
+    return ids.reshape((1,) * (ndim - ids.ndim) + ids.shape)
+
+
+def _align_shape(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    return (1,) * (ndim - len(shape)) + shape

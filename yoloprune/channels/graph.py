@@ -1,0 +1,139 @@
+"""What a trace finds: which tensors share which channels, and what must stay equal.
+
+The smallest thing that can be pruned is a **unit**: a class of channels, over all layers,
+that live or die together. Everything here speaks of units by number, ``0 … n_units - 1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Role = Literal["out", "in", "affine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorAxis:
+    """One axis of one parameter or buffer, and the unit of each of its indices.
+
+    Attributes:
+        tensor: qualified name, as in ``named_parameters()``: ``model.0.conv.weight``.
+        dim: the axis that shrinks.
+        units: int64 ``[size]``; for the input axis of a grouped convolution (1 < g < C)
+            int64 ``[groups, size]``, since each group reads channels of its own.
+        role: ``out`` the axis creates channels (a dense conv's or linear's rows), ``in`` it
+            consumes them, ``affine`` one number a channel (BN, bias, depthwise kernels).
+    """
+
+    tensor: str
+    dim: int
+    units: IntArray
+    role: Role
+
+    @property
+    def module(self) -> str:
+        """Path of the module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntField:
+    """An integer attribute that must equal the number of kept units of ``units``.
+
+    Attributes:
+        module: path of the module that holds the attribute.
+        attr: attribute name: ``out_channels``, ``groups``, ``c`` …
+        index: position, where the attribute is a list or tuple.
+        units: int64 ``[n]``: before any cut the attribute equals ``n``.
+    """
+
+    module: str
+    attr: str
+    units: IntArray
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Lists of units of which equal counts must be kept (``chunk``, grouped route, heads).
+
+    Attributes:
+        parts: at least two int64 arrays of one length.
+        reason: what asks for it, for people: ``chunk(2) in model.2``.
+    """
+
+    parts: tuple[IntArray, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Units that stand in exactly the same tensors, hence are interchangeable.
+
+    Attributes:
+        index: number of the group.
+        units: int64 ``[n]``, sorted.
+        layers: paths of the modules that create these channels (role ``out``).
+    """
+
+    index: int
+    units: IntArray
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelGraph:
+    """The channel dependencies of one model.
+
+    Attributes:
+        n_units: how many units there are.
+        frozen: unit → why it must not be removed; a unit that is absent is prunable.
+        axes: every tensor axis that carries units.
+        fields: every integer attribute that follows a count of units.
+        balances: counts that must stay equal.
+        groups: the partition of all units into interchangeable ones.
+        norm_of: conv or linear → the BatchNorm that reads its output first and alone, where
+            there is one (compensation folds constants into its running mean).
+        unreached: parameters that no traced forward pass touched.
+        input_shape: of the picture that was traced, ``(1, C, H, W)``.
+        carried_outputs: which tensors of the model's (flattened) eval output are inputs that a
+            module hands on beside its results; their channels may be pruned, so they are no
+            results to compare.
+    """
+
+    n_units: int
+    frozen: Mapping[int, str]
+    axes: tuple[TensorAxis, ...]
+    fields: tuple[IntField, ...]
+    balances: tuple[Balance, ...]
+    groups: tuple[Group, ...]
+    norm_of: Mapping[str, str] = field(default_factory=dict)
+    unreached: tuple[str, ...] = ()
+    input_shape: tuple[int, ...] = (1, 3, 64, 64)
+    carried_outputs: tuple[int, ...] = ()
+
+    @property
+    def prunable(self) -> BoolArray:
+        """Bool ``[n_units]``: true where a unit may be removed."""
+        mask = np.ones(self.n_units, dtype=bool)
+        mask[list(self.frozen)] = False
+        return mask
+
+    @property
+    def channels(self) -> IntArray:
+        """Int64 ``[n_units]``: how many conv/linear output channels each unit stands for."""
+        count = np.zeros(self.n_units, dtype=np.int64)
+        for axis in self.out_axes:
+            np.add.at(count, axis.units.ravel(), 1)
+        return count
+
+    @property
+    def out_axes(self) -> tuple[TensorAxis, ...]:
+        """The axes that create channels, in module order."""
+        return tuple(axis for axis in self.axes if axis.role == "out")
