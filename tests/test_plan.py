@@ -284,7 +284,15 @@ def test_a_grouped_transposed_conv_lists_its_outputs_by_group() -> None:
     grouped = replace(graph, axes=(replace(out, units=out.units.reshape(2, 4), dim=1), reader))
     budget = loose(0.7, min_channels=4)
     remove = Planner(grouped).choose(scores_of(np.arange(8.0)), budget)
-    assert remove.tolist() == [0, 1, 2, 3]
+    assert remove.tolist() == [0, 1, 2, 4]  # neither group may run empty
+
+
+def test_a_unit_that_stands_twice_in_a_layer_counts_twice_in_its_multiple() -> None:
+    # Groups of 2, both multiples of 2, but the layer holds unit 0 twice.
+    graph = graph_of({"a": [0, 0, 1, 2, 3], "b": list(range(4, 12))}, {"x": [0, 1], "y": [2, 3]})
+    budget = loose(0.45, round_to=2)
+    remove = Planner(graph).choose(scores_of(np.arange(12.0)), budget)
+    assert_holds(graph, remove, budget)
 
 
 def test_unequal_parts_are_an_error() -> None:

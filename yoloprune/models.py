@@ -102,6 +102,11 @@ def _load_yaml(path: Path) -> nn.Module:
         model: Any = YOLO(str(path), verbose=False).model
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path}: no such file, nor an Ultralytics model name.") from exc
+    except Exception as exc:  # its parser does not check: KeyError, TypeError …
+        reason = (str(exc).splitlines() or [""])[0][:160]
+        raise CheckpointError(
+            f"{path}: is no Ultralytics model description ({type(exc).__name__}: {reason})."
+        ) from exc
     model.eval()
     return cast(nn.Module, model)
 

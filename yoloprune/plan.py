@@ -454,15 +454,20 @@ class Planner:
     def _counts_to_round(self, round_to: int) -> _Counts:
         """Every group, and after them the layers that its groups alone do not keep in step.
 
-        A layer is a sum of groups, so it is a multiple where each of its groups can only be one;
-        only a group that is no multiple to begin with may upset it by staying whole.
+        A layer is a sum of groups, so it is a multiple where each of its groups can only be one.
+        What may upset it is a group that is no multiple to begin with and stays whole, or a unit
+        that stands in the layer more than once.
         """
         if round_to not in self._rounded:
             groups = [group.units for group in self.graph.groups]
             odd = np.zeros(self.graph.n_units, dtype=bool)
             for units in groups:
                 odd[units] = units.size % round_to > 0
-            upset = [units for units in self._layers if odd[units].any()]
+            upset = [
+                units
+                for units in self._layers
+                if odd[units].any() or np.unique(units).size < units.size
+            ]
             self._rounded[round_to] = _Counts.of([*groups, *upset])
         return self._rounded[round_to]
 

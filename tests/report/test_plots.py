@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yoloprune.report.plots import channels_svg, detections_picture, scores_svg
+from yoloprune.report.plots import Panel, channels_svg, detections_picture, scores_svg
 
 
 def bars(svg: str, variable: str) -> list[float]:
@@ -45,7 +45,7 @@ def test_empty_and_all_zero_scores_are_drawn(values: np.ndarray) -> None:
 def test_boxes_stand_where_they_were_found() -> None:
     grey = np.full((200, 300, 3), 90, dtype=np.uint8)
     box = {"name": "dog", "confidence": 0.9, "xyxy": [150, 100, 250, 180]}
-    png = detections_picture(grey, [box], grey, [], ("with", "without"))
+    png = detections_picture(Panel(grey, [box], "with"), Panel(grey, [], "without"))
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     # The two pictures are the only large grey areas: find them, then the coloured pixels.

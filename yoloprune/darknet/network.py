@@ -228,7 +228,8 @@ def check_unfused(model: DarknetModel) -> None:
         WeightsError: it was fused, so that no ``.weights`` file of its cfg can hold it.
     """
     for section, layer in zip(model.cfg.layers, model.model, strict=True):
-        if section.get_flag("batch_normalize") and not hasattr(layer, "bn"):
+        normalized = isinstance(layer, DarknetConv) and section.get_flag("batch_normalize")
+        if normalized and not hasattr(layer, "bn"):
             raise WeightsError(f"#{layer.i} [{layer.type}]: is fused. Save before fuse().")
 
 

@@ -159,7 +159,7 @@ def local_weights(cfg: Path) -> Path | None:
 def _first_file(candidates: Sequence[Path]) -> Path | None:
     for candidate in candidates:
         if candidate.is_file():
-            logger.info("weights: %s", candidate)
+            logger.debug("weights: %s", candidate)
             return candidate
     return None
 
@@ -216,7 +216,6 @@ def download(
 
 def _fetch(job: _Job) -> None:
     """Fill ``job.part`` with the whole file, in as many connections as it takes."""
-    logger.info("fetching %s", job.url)
     for attempt in range(1, ATTEMPTS + 1):
         before = _size(job.part)
         if job.expected_bytes is not None and before > job.expected_bytes:
@@ -246,6 +245,7 @@ def _fetch_rest(job: _Job) -> None:
                 f"{job.target.name}: has {total} bytes at {job.url}, expected {wanted}. "
                 "Is this the cfg that it was trained with?"
             )
+        logger.info("fetching %s to %s", job.url, job.target)
         _receive(job, response, start, wanted)
 
 

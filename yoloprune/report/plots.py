@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,42 +90,43 @@ def scores_svg(
     return _themed(figure, "scores")
 
 
-def detections_picture(
-    image_a: NDArray[np.uint8],
-    boxes_a: Sequence[Mapping[str, Any]],
-    image_b: NDArray[np.uint8],
-    boxes_b: Sequence[Mapping[str, Any]],
-    titles: tuple[str, str],
-) -> bytes:
-    """Two pictures with their detections side by side.
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A picture with its detections.
 
-    Args:
-        image_a: uint8 ``[H, W, 3]``, BGR as OpenCV reads it.
-        boxes_a: as ``predict`` gives them: ``name``, ``confidence`` in [0, 1] and ``xyxy`` in
+    Attributes:
+        image: uint8 ``[H, W, 3]``, BGR as OpenCV reads it.
+        boxes: as ``predict`` gives them: ``name``, ``confidence`` in [0, 1] and ``xyxy`` in
             pixels of the picture, ``[left, top, right, bottom]``.
-        image_b: the same for the right side.
-        boxes_b: the same for the right side.
-        titles: what stands above each.
+        title: what stands above it.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: Sequence[Mapping[str, Any]]
+    title: str
+
+
+def detections_picture(*panels: Panel) -> bytes:
+    """Pictures with their detections, side by side; a class has one colour in all of them.
 
     Returns:
         A PNG file's bytes.
     """
     from matplotlib.figure import Figure
 
-    names = sorted({str(box["name"]) for box in (*boxes_a, *boxes_b)})
+    names = sorted({str(box["name"]) for panel in panels for box in panel.boxes})
     colours = {name: _BOX_COLOURS[i % len(_BOX_COLOURS)] for i, name in enumerate(names)}
-    sides = ((image_a, boxes_a, titles[0]), (image_b, boxes_b, titles[1]))
-    ratios = [image.shape[1] / image.shape[0] for image, _, _ in sides]
+    ratios = [panel.image.shape[1] / panel.image.shape[0] for panel in panels]
     height, gap, band = 4.6, 0.18, 0.42
-    figure = Figure(figsize=(height * sum(ratios) + 3 * gap, height + gap + band))
+    figure = Figure(figsize=(height * sum(ratios) + (len(panels) + 1) * gap, height + gap + band))
     figure.set_facecolor("white")
     width, tall = figure.get_size_inches()
     left = gap
-    for (image, boxes, title), ratio in zip(sides, ratios, strict=True):
+    for panel, ratio in zip(panels, ratios, strict=True):
         place = (left / width, gap / tall, height * ratio / width, height / tall)
-        _draw_boxes(figure.add_axes(place), image, boxes, colours)
+        _draw_boxes(figure.add_axes(place), panel.image, panel.boxes, colours)
         figure.text(
-            left / width, (gap + height + 0.12) / tall, title, fontsize=12, weight="bold",
+            left / width, (gap + height + 0.12) / tall, panel.title, fontsize=12, weight="bold",
             color="#1c2530",
         )  # fmt: skip
         left += height * ratio + gap

@@ -1,13 +1,14 @@
-"""Ultralytics' detection trainer, kept honest: structure kept, pictures shaped as the model asks."""
+"""Ultralytics' detection trainer, kept honest: structure kept, pictures as the model asks."""
 
 from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from ultralytics.data import YOLODataset, build_yolo_dataset
 from ultralytics.data.augment import Compose, LetterBox
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import unwrap_model
@@ -60,39 +61,38 @@ class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):  # type: igno
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """The stock data set, but stretched to the input for models that are not letterboxed."""
-        model = unwrap_model(self.model)
+        model: Any = self.model
+        model = unwrap_model(model)
         if getattr(model, "letterbox", True):
             return super().build_dataset(img_path, mode, batch)
-        rect, self.args.rect = self.args.rect, False
-        try:
-            dataset = _square(self, img_path, mode, batch)
-        finally:
-            self.args.rect = rect
+        args: Any = self.args
+        dataset: Any = build_yolo_dataset(
+            args,
+            img_path,
+            batch or 1,  # only rectangular batches, which these are not, ask
+            self.data,
+            mode=mode,
+            stride=max(int(model.stride.max()), 32),
+        )
+        dataset.__class__ = StretchedDataset
+        dataset.transforms = dataset.build_transforms(args)
         return dataset
 
     def set_model_attributes(self) -> None:
-        """Attach names and hyperparameters; the number of classes is the model's own."""
-        super().set_model_attributes()
-        unwrap_model(self.model).criterion = None
+        """Attach names and hyperparameters, and let the loss be built anew from them."""
+        super().set_model_attributes()  # type: ignore[no-untyped-call]
+        model: Any = unwrap_model(cast(nn.Module, self.model))
+        model.criterion = None
 
 
-def _square(trainer: KeepingDetectionTrainer, path: str, mode: str, batch: int | None) -> Any:
-    """A data set of square pictures, each stretched, as Darknet resizes them."""
-    from ultralytics.data import build_yolo_dataset
+class StretchedDataset(YOLODataset):
+    """Pictures stretched to the square input instead of letterboxed, as Darknet resizes them."""
 
-    stride = max(int(unwrap_model(trainer.model).stride.max()), 32)
-    dataset = build_yolo_dataset(
-        trainer.args, path, batch, trainer.data, mode=mode, rect=False, stride=stride
-    )
-    stretch(dataset.transforms)
-    close = dataset.close_mosaic
-
-    def close_mosaic(hyp: Any) -> None:
-        close(hyp)
-        stretch(dataset.transforms)
-
-    dataset.close_mosaic = close_mosaic
-    return dataset
+    def build_transforms(self, hyp: Any = None) -> Any:
+        """The stock transforms, without padding."""
+        transforms = super().build_transforms(hyp)
+        stretch(transforms)
+        return transforms
 
 
 def stretch(transforms: Any) -> None:
@@ -141,8 +141,9 @@ def _darknet_classes(model: DarknetModel, classes: int) -> DarknetModel:
     """The same network with other heads; box and objectness outputs keep their weights."""
     other = DarknetModel(with_classes(current_cfg(model), classes))
     other.header, other.letterbox = model.header, model.letterbox
-    heads = {model.heads[k] - 1: model.model[model.heads[k]] for k in range(len(model.heads))}
-    for old, new in zip(model.model, other.model, strict=True):
+    layers: Any = model.model
+    heads = {index - 1: layers[index] for index in model.heads}
+    for old, new in zip(layers, other.model, strict=True):
         if old.i not in heads:
             new.load_state_dict(old.state_dict())
             continue

@@ -1,0 +1,67 @@
+"""Make the shipped demo network: trained dense, then sparse, on generated pictures.
+
+    python benchmarks/demo_network.py --out benchmarks/runs/demo_network
+
+Writes ``weights/yoloprune-demo.weights`` beside the shipped cfg. Stages that are done are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from yoloprune.demo_data import ShapesSpec, write_shapes
+from yoloprune.files import write_bytes
+from yoloprune.models import load
+from yoloprune.train.run import TrainOptions, train
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {
+    "nbs": 16,
+    "plots": False,
+    "patience": 1000,
+    "hsv_h": 0.1,
+    "degrees": 20.0,
+    "flipud": 0.5,
+    "warmup_epochs": 1,
+}
+DENSE = {"optimizer": "AdamW", "lr0": 0.002, "momentum": 0.9, "cos_lr": True}
+SPARSE = {"optimizer": "SGD", "lr0": 0.01, "momentum": 0.9, "mosaic": 0.0}
+
+
+def main() -> None:
+    """Train both stages and put the weights into place."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/runs/demo_network")
+    parser.add_argument("--epochs", type=int, default=60, help="of the dense stage")
+    parser.add_argument("--sparse-epochs", type=int, default=40)
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    args = parser.parse_args()
+    data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
+    torch.manual_seed(0)
+    model, _ = load(ROOT / "cfg/yoloprune-demo.cfg", scratch=True)
+    model.names = dict(enumerate(("circle", "square", "triangle")))  # type: ignore[assignment]
+    stages = (
+        ("dense", args.epochs, 0.0, DENSE),
+        ("sparse", args.sparse_epochs, args.sparsity, SPARSE),
+    )
+    for name, epochs, sparsity, settings in stages:
+        options = TrainOptions(
+            data=str(data),
+            epochs=epochs,
+            imgsz=160,
+            batch=16,
+            device="cpu",
+            sparsity=sparsity,
+            resume=True,
+            extra={**SETTINGS, **settings},
+        )
+        model = train(model, args.out / name, options).last
+    weights = args.out / "sparse" / "weights" / "last.weights"
+    write_bytes(ROOT / "weights/yoloprune-demo.weights", weights.read_bytes())
+
+
+if __name__ == "__main__":
+    main()

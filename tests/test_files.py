@@ -1,0 +1,132 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yoloprune.errors import YoloPruneError
+from yoloprune.files import check_writable, replacing, sha256, write_bytes
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "a.bin"
+    write_bytes(target, b"one")
+    write_bytes(target, b"two")
+    assert target.read_bytes() == b"two"
+    assert [p.name for p in target.parent.iterdir()] == ["a.bin"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a", b"")
+    (tmp_path / "b").write_bytes(b"")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            temporary.write_bytes(b"half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    """SIGKILL, which no clean-up survives."""
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from yoloprune.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    assert done.returncode == -9
+    assert target.read_bytes() == b"old"
+    assert all(p.name.startswith(".") for p in tmp_path.iterdir() if p != target)
+
+
+def test_a_rename_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(YoloPruneError, match="a: cannot be written: No space left on device"):
+        write_bytes(tmp_path / "a", b"new")
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(YoloPruneError, match="No space left on device"):
+        write_bytes(tmp_path / "a", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(YoloPruneError, match="a: cannot be written: Is a directory"):
+        write_bytes(tmp_path / "a", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        with pytest.raises(YoloPruneError, match="out.* cannot be written to: "):
+            write_bytes(folder / "a.bin", b"x")
+        with pytest.raises(YoloPruneError, match="out.* cannot be written to: "):
+            check_writable(folder)
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "not" / "yet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(YoloPruneError, match="cannot be written"):
+        write_bytes(tmp_path / ("x" * 300), b"")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(YoloPruneError, match="Permission denied"):
+            check_writable(tmp_path / "a")
+        with pytest.raises(YoloPruneError, match="Permission denied"):
+            write_bytes(tmp_path / "a" / "b", b"")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_sha256(tmp_path: Path) -> None:
+    data = os.urandom(3_000_001)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()

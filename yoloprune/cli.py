@@ -1,0 +1,344 @@
+"""The command line: flags → one library call → print. Heavy modules are imported on use."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from yoloprune.errors import YoloPruneError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yoloprune.models import Source
+
+app = typer.Typer(
+    name="yoloprune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Slim trained YOLO detectors, Darknet or Ultralytics: really smaller, really faster, "
+    "still stock.",
+)
+
+ModelArg = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="A .cfg (with --weights), .pt or Ultralytics .yaml."),
+]
+CfgOpt = Annotated[str | None, typer.Option("--cfg", help="The same as MODEL.")]
+WeightsOpt = Annotated[
+    str | None,
+    typer.Option(help="Darknet weights; weights/NAME.weights is looked up, then fetched, if not."),
+]
+DataOpt = Annotated[str | None, typer.Option(help="Data YAML, or Darknet .data, to measure AP on.")]
+SplitOpt = Annotated[str, typer.Option(help="Split of the data: train, val or test.")]
+DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there is one.")]
+ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
+JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
+DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+TrustOpt = Annotated[
+    bool, typer.Option("--trust", help="Unpickle a .pt of unknown classes. That can run any code.")
+]
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def command(function: Command) -> Command:
+    """Register a command that reports yoloprune's own errors as one line and exits with 1."""
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        debug = options.get("debug", False)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("yoloprune").setLevel(logging.DEBUG if debug else logging.INFO)
+        try:
+            function(*args, **options)
+        except YoloPruneError as exc:
+            if debug:
+                raise
+            message = " ".join(str(exc).split())
+            print(f"yoloprune: {message}", file=sys.stderr)
+            raise typer.Exit(1) from exc
+
+    app.command()(run)
+    return function
+
+
+def _load(
+    model: str | None, cfg: str | None, weights: str | None, *, scratch: bool = False, trust: bool
+) -> tuple[nn.Module, Source]:
+    if (model is None) == (cfg is None):
+        raise typer.BadParameter("name one model: either MODEL or --cfg FILE.")
+    from yoloprune.models import load
+
+    return load(model or cfg or "", weights, scratch=scratch, trust=trust)
+
+
+def _device(name: str) -> str:
+    """Spell a device as torch does."""
+    if name.isdigit():
+        return f"cuda:{name}"
+    if name:
+        return name
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _write_json(path: Path | None, record: dict[str, Any]) -> None:
+    if path is not None:
+        from yoloprune.files import write_bytes
+
+        write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@command
+def slim(
+    model: ModelArg = None,
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    percent: Annotated[float, typer.Option(help="Share of prunable channels to remove.")] = 0.5,
+    min_channels: Annotated[int, typer.Option(help="Every layer keeps at least so many.")] = 8,
+    max_layer_prune: Annotated[float, typer.Option(help="Most that one layer may lose.")] = 0.9,
+    round_to: Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")] = 1,
+    criterion: Annotated[str, typer.Option(help="What ranks the channels.")] = "gamma",
+    reduce: Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")] = "mean",
+    compensate: Annotated[
+        bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
+    ] = True,
+    split_routes: Annotated[
+        bool, typer.Option("--split-routes", help="Write grouped routes as convs of their own.")
+    ] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path(
+        "slim"
+    ),
+    data: DataOpt = None,
+    split: SplitOpt = "val",
+    imgsz: ImgszOpt = None,
+    batch: Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)] = 1,
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Remove channels physically; save, test and measure the result."""
+    from yoloprune.plan import Budget
+
+    budget = Budget(
+        percent=percent,
+        min_channels=min_channels,
+        max_layer_prune=max_layer_prune,
+        round_to=round_to,
+    )
+    from yoloprune import show
+    from yoloprune.files import check_writable
+
+    check_writable(out)
+    loaded, source = _load(model, cfg, weights, trust=trust)
+    from yoloprune.pipeline import SlimOptions
+    from yoloprune.pipeline import slim as run
+    from yoloprune.report.slim import write_slim_report
+    from yoloprune.score import parse_reduce
+
+    options = SlimOptions(
+        budget=budget,
+        out=out,
+        criterion=criterion,
+        reduce=parse_reduce(reduce),
+        compensate=compensate,
+        split_routes=split_routes,
+        data=data,
+        split=split,
+        imgsz=imgsz,
+        batch=batch,
+        device=_device(device),
+    )
+    result = run(loaded, source, options)
+    for text in result.warnings:
+        _warn(text)
+    report = write_slim_report(out, result.summary, result.plan, result.graph, result.scores)
+    result.summary["files"]["report"] = str(report)
+    show.slim(result)
+    _write_json(json_file, result.summary)
+
+
+@command
+def info(
+    model: ModelArg = None,
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    imgsz: ImgszOpt = None,
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Show every layer: shapes, cost, scales, and what is prunable or why not."""
+    from yoloprune import show
+    from yoloprune.inspection import inspect_model
+    from yoloprune.models import lacks_weights
+
+    scratch = weights is None and lacks_weights(model or cfg or "")
+    loaded, source = _load(model, cfg, weights, scratch=scratch, trust=trust)
+    record = {"model": str(source.model), **inspect_model(loaded, imgsz)}
+    if scratch:
+        _warn("no weights at hand: the scales shown are those of a fresh network.")
+    show.info(record)
+    _write_json(json_file, record)
+
+
+@command
+def val(
+    model: ModelArg = None,
+    data: Annotated[str, typer.Option(help="Data YAML, or Darknet .data.")] = ...,  # type: ignore[assignment]
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    split: SplitOpt = "val",
+    imgsz: ImgszOpt = None,
+    conf: Annotated[float, typer.Option(help="Least confidence that counts.")] = 0.001,
+    iou: Annotated[float | None, typer.Option(help="NMS threshold.")] = None,
+    max_det: Annotated[int, typer.Option(help="Most boxes a picture.")] = 300,
+    batch: Annotated[int, typer.Option(help="Pictures a pass.", min=1)] = 16,
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Measure COCO average precision."""
+    from yoloprune import show
+    from yoloprune.measure.data import load_dataset
+
+    dataset = load_dataset(data, split=split)
+    loaded, source = _load(model, cfg, weights, trust=trust)
+    from yoloprune.measure.accuracy import evaluate
+    from yoloprune.measure.detect import DetectOptions
+    from yoloprune.models import input_size_of
+
+    size = input_size_of(loaded, imgsz)
+    options = DetectOptions(
+        imgsz=size, conf=conf, iou=iou, max_det=max_det, batch=batch, device=_device(device)
+    )
+    accuracy = evaluate(loaded, dataset, options)
+    record = {"model": str(source.model), "data": data, "split": split, **accuracy.to_dict()}
+    show.val(record)
+    _write_json(json_file, record)
+
+
+@command
+def predict(
+    model: str = typer.Argument(help="A .cfg (with --weights), .pt or Ultralytics .yaml."),
+    images: list[Path] = typer.Argument(help="Pictures."),  # noqa: B008
+    weights: WeightsOpt = None,
+    conf: Annotated[float, typer.Option(help="Least confidence shown.")] = 0.25,
+    iou: Annotated[float | None, typer.Option(help="NMS threshold.")] = None,
+    imgsz: ImgszOpt = None,
+    device: DeviceOpt = "",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the pictures with boxes here.")
+    ] = None,
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Find objects in pictures."""
+    from yoloprune import show
+    from yoloprune.predict import predict_images
+
+    loaded, _ = _load(model, None, weights, trust=trust)
+    from yoloprune.measure.detect import DetectOptions, is_darknet
+    from yoloprune.models import input_size_of
+
+    options = DetectOptions(
+        imgsz=input_size_of(loaded, imgsz),
+        conf=conf,
+        iou=iou,
+        device=_device(device),
+        clip=True,
+        resize="darknet" if is_darknet(loaded) else "opencv",
+    )
+    record = predict_images(loaded, images, options, out)
+    show.predict(record)
+    _write_json(json_file, record)
+
+
+@command
+def train(
+    model: ModelArg = None,
+    data: Annotated[str, typer.Option(help="Ultralytics data YAML.")] = ...,  # type: ignore[assignment]
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.", min=1)] = 100,
+    imgsz: ImgszOpt = None,
+    batch: Annotated[int, typer.Option(help="Pictures a step.", min=1)] = 16,
+    sparsity: Annotated[
+        float, typer.Option(help="L1 on the BatchNorm scales of prunable channels.", min=0)
+    ] = 0.0,
+    scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the run.")] = Path(
+        "runs/train"
+    ),
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Train, sparsify or fine-tune; a slim model keeps its structure."""
+    from yoloprune import show
+    from yoloprune.files import check_writable
+    from yoloprune.measure.data import load_dataset
+
+    check_writable(out)
+    dataset = load_dataset(data, split="train")
+    loaded, source = _load(model, cfg, weights, scratch=scratch, trust=trust)
+    from yoloprune.models import input_size_of
+    from yoloprune.train.run import TrainOptions, parse_settings
+    from yoloprune.train.run import train as run
+
+    options = TrainOptions(
+        data=data,
+        epochs=epochs,
+        imgsz=max(input_size_of(loaded, imgsz)),
+        batch=batch,
+        device=device,
+        seed=seed,
+        sparsity=sparsity,
+        resume=resume,
+        extra=parse_settings(settings or []),
+    )
+    _say(f"training on {len(dataset.images)} pictures, results in {out}")
+    result = run(loaded, out, options)
+    record = {
+        "model": str(source.model),
+        "data": data,
+        "files": {"model": [str(file) for file in result.files]},
+    }
+    show.train(record)
+    _write_json(json_file, record)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("yoloprune: stopped.", file=sys.stderr)
+        sys.exit(130)
