@@ -28,7 +28,7 @@ SETTINGS = {
     "warmup_epochs": 1,
 }
 DENSE = {"optimizer": "AdamW", "lr0": 0.002, "momentum": 0.9, "cos_lr": True}
-SPARSE = {"optimizer": "SGD", "lr0": 0.01, "momentum": 0.9, "mosaic": 0.0}
+SPARSE = {"optimizer": "AdamW", "lr0": 0.002, "lrf": 0.05, "momentum": 0.9, "warmup_epochs": 1}
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/runs/demo_network")
     parser.add_argument("--epochs", type=int, default=60, help="of the dense stage")
     parser.add_argument("--sparse-epochs", type=int, default=40)
-    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--sparsity", type=float, default=0.9)
     args = parser.parse_args()
     data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
     torch.manual_seed(0)

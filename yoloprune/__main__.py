@@ -1,0 +1,5 @@
+"""``python -m yoloprune``."""
+
+from yoloprune.cli import main
+
+main()
