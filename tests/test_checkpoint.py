@@ -22,6 +22,7 @@ from yoloprune.checkpoint import read_checkpoint, write_checkpoint
 from yoloprune.darknet.cfg import cfg_bytes, read_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import CheckpointError, YoloPruneError
+from yoloprune.models import save
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -202,6 +203,59 @@ def test_round_trip_of_a_stock_model(yolo: DetectionModel, tmp_path: Path) -> No
     assert not again.training
     assert all(p.requires_grad for p in again.parameters())
     assert again.args["imgsz"] == 320 and again.names == yolo.names
+
+
+def test_cached_anchors_are_not_kept_in_half_precision(tmp_path: Path) -> None:
+    """RT-DETR's are logits: rounded, they would shift every box at the size they were made for."""
+    torch.manual_seed(0)
+    model = ultralytics_tasks.RTDETRDetectionModel("rtdetr-l.yaml", nc=3, verbose=False).eval()
+    x = torch.rand(1, 3, 64, 64)
+    clean = deepcopy(model).half().float()
+    with torch.no_grad():
+        model(x)
+        expected = clean(x)[0]
+    write_checkpoint(model, tmp_path / "m.pt")
+    again: Any = read_checkpoint(tmp_path / "m.pt")
+    with torch.no_grad():
+        again(x)
+        assert torch.equal(again.model[-1].anchors, clean.model[-1].anchors)
+        torch.testing.assert_close(again(x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_value_beyond_half_precision_is_kept(yolo: DetectionModel, tmp_path: Path) -> None:
+    model: Any = deepcopy(yolo)
+    model.model[0].bn.running_var[0] = 1e5
+    write_checkpoint(model, tmp_path / "m.pt")
+    again: Any = read_checkpoint(tmp_path / "m.pt")
+    assert float(again.model[0].bn.running_var[0]) == 1e5
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("yolov5n.pt", "yolov5nu.pt"),
+        ("yolov3-spp.pt", "yolov3-sppu.pt"),
+        ("yolov5n-slim.pt", "yolov5n-slim.pt"),
+        ("yolov8n.pt", "yolov8n.pt"),
+    ],
+)
+def test_a_name_that_stock_would_change_is_made_safe(
+    asked: str, written: str, yolo: DetectionModel, tmp_path: Path, no_network: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert save(yolo, asked) == (Path(written),)
+    for name in (asked, written):  # stock opens it by either
+        assert ultralytics_tasks.load_checkpoint(name)[0].names == yolo.names
+
+
+def test_task_and_settings_are_kept(tmp_path: Path) -> None:
+    model = ultralytics_tasks.SegmentationModel("yolov8n-seg.yaml", nc=2, verbose=False)
+    model.args = {"imgsz": 192, "data": "some.yaml", "epochs": 7}
+    write_checkpoint(model, tmp_path / "m.pt")
+    content = torch_safe_load(str(tmp_path / "m.pt"), safe_only=True)[0]
+    assert content["train_args"] == {"task": "segment", **model.args}
+    assert content["model"].task == "segment"
 
 
 def test_ema_is_preferred(yolo: DetectionModel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import shutil
 import tempfile
@@ -19,6 +20,9 @@ from torch import nn
 
 from yoloprune.errors import CheckpointError
 from yoloprune.files import write_bytes
+from yoloprune.marker import mark
+
+log = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
@@ -100,18 +104,29 @@ def _neutral_name(path: Path) -> Iterator[Path]:
 def write_checkpoint(model: nn.Module, path: Path) -> None:
     """Write a checkpoint that stock Ultralytics opens, with no yoloprune installed.
 
+    A model that is not what its own YAML describes is marked, so that stock training stops
+    with a message instead of growing it back, see :mod:`yoloprune.marker`.
+
     Args:
         model: an Ultralytics model; it is not modified. Stored in half precision, as
-            Ultralytics does.
+            Ultralytics does, unless a value is too large for it.
         path: the ``.pt`` file.
     """
     from ultralytics import __version__
 
-    stored: Any = deepcopy(model).cpu().half()
+    stored: Any = deepcopy(model).cpu()
+    if _fits_half(stored):
+        stored.half()
+    else:
+        log.warning("%s: holds values beyond half precision, so it is stored in full.", path)
     if hasattr(stored, "criterion"):
         stored.criterion = None
+    _forget_anchors(stored)
+    mark(stored)
     args = getattr(model, "args", None) or {}
     args = dict(args) if isinstance(args, dict) else dict(vars(args))
+    args = {"task": task_of(model), **args}
+    stored.args, stored.task = dict(args), args["task"]
     buffer = io.BytesIO()
     torch.save(
         {
@@ -121,10 +136,52 @@ def write_checkpoint(model: nn.Module, path: Path) -> None:
             "ema": None,
             "updates": None,
             "optimizer": None,
-            "train_args": {"task": getattr(model, "task", "detect"), **args},
+            "train_args": args,
             "date": datetime.now().astimezone().isoformat(),
             "version": __version__,
         },
         buffer,
     )
     write_bytes(path, buffer.getvalue())
+
+
+def _forget_anchors(model: nn.Module) -> None:
+    """Make heads compute their anchors anew, for those of RT-DETR were just rounded to half."""
+    module: Any
+    for module in model.modules():
+        for key, empty in (("shape", None), ("shapes", [])):
+            if key in vars(module) and hasattr(module, "anchors"):
+                setattr(module, key, empty)
+
+
+def task_of(model: nn.Module) -> str:
+    """What a model does, in Ultralytics' words: ``detect``, ``segment``, ``pose`` and so on."""
+    from ultralytics.nn.tasks import RTDETRDetectionModel, guess_model_task
+
+    if isinstance(model, RTDETRDetectionModel):  # which the other does not know
+        return "detect"
+    return str(getattr(model, "task", None) or guess_model_task(model))
+
+
+def _fits_half(model: nn.Module) -> bool:
+    """Whether no finite value of a model becomes infinite in half precision."""
+    limit = torch.finfo(torch.float16).max
+    return not any(
+        bool(((value.abs() > limit) & value.isfinite()).any())
+        for value in model.state_dict().values()
+        if value.is_floating_point()
+    )
+
+
+def stock_name(path: Path) -> Path:
+    """The path under which stock Ultralytics finds a checkpoint.
+
+    It reads ``yolov5n.pt`` and ``yolov3.pt`` as ``yolov5nu.pt`` and ``yolov3u.pt``, and fetches
+    those, whatever lies there; such a name gets its "u" here.
+    """
+    from ultralytics.utils.checks import check_yolov5u_filename
+
+    safe = path.with_name(check_yolov5u_filename(path.name, verbose=False))
+    if safe != path:
+        log.warning("Written as %s: stock Ultralytics reads %s by that name.", safe, path.name)
+    return safe

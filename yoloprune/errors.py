@@ -13,6 +13,7 @@
     ├── PlanError              a budget that cannot be met, or a plan that does not fit the model
     ├── CutError               surgery, or its self-test, failed
     ├── TrainError             training cannot start or lost the structure
+    ├── ExportError            a model could not be exported, or differs from what it was
     └── MeasureError           a measurement would not mean anything
 
 Messages read ``<where>: <what is wrong>, got <value>, expected <set>. <next step>``.
@@ -64,6 +65,10 @@ class CutError(YoloPruneError):
 
 class TrainError(YoloPruneError):
     """Training cannot start, or would lose the structure of the model."""
+
+
+class ExportError(YoloPruneError):
+    """A model could not be exported, or what came out is not the same model."""
 
 
 class MeasureError(YoloPruneError):

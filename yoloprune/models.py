@@ -128,6 +128,8 @@ def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
     Args:
         model: a ``DarknetModel`` (written as ``.cfg`` and ``.weights``) or an Ultralytics model.
         path: the target; its suffix (.cfg, .weights, .pt or none) becomes those of the format.
+            A name that stock Ultralytics would change (``yolov5n.pt``) is changed here as it
+            would, with a message.
 
     Returns:
         The files that were written.
@@ -143,9 +145,9 @@ def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
             cfg_file.write_bytes(cfg_bytes(current_cfg(model)))
             save_weights(model, weights_file)
         return cfg_path, weights_path
-    from yoloprune.checkpoint import write_checkpoint
+    from yoloprune.checkpoint import stock_name, write_checkpoint
 
-    target = _with_suffix(path, ".pt")
+    target = stock_name(_with_suffix(path, ".pt"))
     write_checkpoint(model, target)
     return (target,)
 

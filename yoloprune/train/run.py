@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from yoloprune.errors import DataError, TrainError
 from yoloprune.models import save
+from yoloprune.plan import Budget
+
+if TYPE_CHECKING:
+    from yoloprune.train.sparsity import Sparsity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,8 @@ class TrainOptions:
         batch: pictures a step.
         device: as Ultralytics reads it: ``cpu``, ``0``, ``0,1``.
         seed: of everything random.
-        sparsity: L1 factor on the gammas of prunable units; 0 is none.
+        sparsity: L1 factor on the gammas of prunable units; or the budget of the cut to come,
+            whose units are then brought to exact zero; None is neither.
         resume: go on from ``weights/last.pt`` of an interrupted run in the same folder.
         extra: further Ultralytics settings, passed through.
     """
@@ -36,7 +41,7 @@ class TrainOptions:
     batch: int = 16
     device: str = ""
     seed: int = 0
-    sparsity: float = 0.0
+    sparsity: float | Budget | None = None
     resume: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,14 +80,15 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     weights = out / "weights"
     state = _progress(weights / "last.pt") if options.resume else _Progress.NONE
     if state is not _Progress.FINISHED:
-        settings = _settings(out, options)
+        settings = _settings(model, out, options)
         if state is _Progress.BEGUN:
             settings |= {"resume": str(weights / "last.pt"), "model": str(weights / "last.pt")}
-        trainer = _trainer(settings, options)
+        trainer = _trainer(model, settings, options)
         if state is _Progress.NONE:
             trainer.model = trainer.get_model(weights=model)
-        if options.sparsity:
-            trainer.sparsity = _sparsity(model, options.sparsity)
+        if options.sparsity is not None:
+            trained = trainer.model if isinstance(trainer.model, nn.Module) else model
+            trainer.sparsity = _sparsity(trained, options.sparsity)
         trainer.train()
     best = read_checkpoint(weights / "best.pt")
     last = read_checkpoint(weights / "last.pt")
@@ -107,21 +113,24 @@ def _progress(last: Path) -> _Progress:
     return _Progress.FINISHED if epoch < 0 else _Progress.BEGUN
 
 
-def _trainer(settings: dict[str, Any], options: TrainOptions) -> Any:
-    from yoloprune.train.trainer import KeepingDetectionTrainer
+def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) -> Any:
+    from yoloprune.train.trainer import trainer_for
 
+    kind = trainer_for(model)
     try:
-        return KeepingDetectionTrainer(overrides=settings)
+        return kind(overrides=settings)
     except (RuntimeError, FileNotFoundError) as exc:
         raise DataError(f"{options.data}: {_first_line(exc)}") from exc
     except (SyntaxError, TypeError, ValueError) as exc:
         raise TrainError(f"--set: {_first_line(exc)}") from exc
 
 
-def _settings(out: Path, options: TrainOptions) -> dict[str, Any]:
+def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
+    from yoloprune.checkpoint import task_of
+
     out = out.resolve()
     return {
-        "task": "detect",
+        "task": task_of(model),
         "mode": "train",
         "model": "yoloprune.pt",  # a name only: the trainer is handed the model itself
         "data": options.data,
@@ -137,21 +146,33 @@ def _settings(out: Path, options: TrainOptions) -> dict[str, Any]:
     }
 
 
-def _sparsity(model: nn.Module, strength: float) -> Any:
+def _sparsity(model: nn.Module, wish: float | Budget) -> Sparsity:
     from yoloprune.channels.trace import trace
-    from yoloprune.train.sparsity import Sparsity, prunable_gammas
+    from yoloprune.train.sparsity import l1, planned
 
-    if strength < 0:
-        raise TrainError(f"--sparsity: must be at least 0, got {strength}.")
     graph = trace(model)
-    masks = prunable_gammas(model, graph)
-    if not masks:
-        raise TrainError("--sparsity: the model has no prunable BatchNorm. Is it fused?")
-    return Sparsity(strength, masks)
+    return planned(model, graph, wish) if isinstance(wish, Budget) else l1(model, graph, wish)
 
 
 def _first_line(exc: BaseException) -> str:
     return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+
+
+def parse_sparsity(text: str, budget: Budget) -> float | Budget | None:
+    """Read ``--sparsity``: a strength, ``0`` for none, or ``auto`` for the units of a budget.
+
+    Raises:
+        TrainError: it is neither.
+    """
+    if text == "auto":
+        return budget
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = -1.0
+    if not 0 <= strength < float("inf"):
+        raise TrainError(f"--sparsity: must be auto or a number of at least 0, got {text}.")
+    return strength or None
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, Any]:

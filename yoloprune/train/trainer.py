@@ -1,23 +1,72 @@
-"""Ultralytics' detection trainer, kept honest: structure kept, pictures as the model asks."""
+"""Ultralytics' trainers, kept honest: structure kept, pictures as the model asks."""
 
 from __future__ import annotations
 
-import logging
-from copy import deepcopy
+from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 from ultralytics.data import YOLODataset, build_yolo_dataset
 from ultralytics.data.augment import Compose, LetterBox
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.rtdetr.train import RTDETRTrainer
+from ultralytics.models.yolo.classify import ClassificationTrainer
+from ultralytics.models.yolo.depth import DepthTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.models.yolo.semantic import SemanticSegmentationTrainer
+from ultralytics.models.yolo.world import WorldTrainer
+from ultralytics.models.yolo.world.train import on_pretrain_routine_end
+from ultralytics.models.yolo.yoloe import YOLOESegTrainer, YOLOETrainer
+from ultralytics.nn.tasks import (
+    RTDETRDetectionModel,
+    WorldModel,
+    YOLOEModel,
+    YOLOESegModel,
+)
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yoloprune.darknet.network import DarknetModel, current_cfg, with_classes
+from yoloprune.checkpoint import task_of
 from yoloprune.errors import TrainError
+from yoloprune.marker import is_marked, mark
+from yoloprune.train.classes import fit_classes
 from yoloprune.train.sparsity import Sparsity
 
-log = logging.getLogger(__name__)
+
+def trainer_for(model: nn.Module | str | Path, *, trust: bool = False) -> type[BaseTrainer]:
+    """The trainer that keeps the structure of a model.
+
+    For ``YOLO("slim.pt").train(trainer=trainer_for("slim.pt"), data=...)``; stock training of
+    such a file stops, since it would grow the model back.
+
+    Args:
+        model: a model, or the file of one: ``.pt``, ``.cfg`` or ``.yaml``.
+        trust: unpickle a ``.pt`` that names classes beyond torch's and Ultralytics' own, which
+            can run any code.
+
+    Returns:
+        A subclass of the stock trainer of the model's task.
+
+    Raises:
+        FormatError: the file is missing, malformed or not safe.
+        TrainError: there is no trainer for such a model.
+    """
+    if not isinstance(model, nn.Module):
+        from yoloprune.models import load
+
+        model = load(model, scratch=Path(model).suffix.lower() == ".cfg", trust=trust)[0]
+    for kind, trainer in _BY_CLASS.items():
+        if isinstance(model, kind):
+            return trainer
+    task = task_of(model)
+    if task not in _BY_TASK:
+        raise TrainError(
+            f"{type(model).__name__}: cannot be trained, its task is {task!r}, expected one of "
+            f"{', '.join(_BY_TASK)}."
+        )
+    return _BY_TASK[task]
 
 
 class StructureKeeping:
@@ -31,15 +80,47 @@ class StructureKeeping:
     """
 
     sparsity: Sparsity | None = None
+    _counted = -1
+    _steps = 0
 
     def get_model(
         self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True
     ) -> nn.Module:
-        """A copy of ``weights``, adapted to the data set's classes where these differ."""
+        """A copy of ``weights``, adapted to the data set's classes where these differ.
+
+        Raises:
+            TrainError: there is no model to copy, only a description that it does not follow,
+                or the data asks for outputs that the model does not have.
+        """
+        args: Any = self.args  # type: ignore[attr-defined]
         if not isinstance(weights, nn.Module):
+            if is_marked(cfg):
+                raise TrainError(
+                    "pretrained=False: would build the model anew from its YAML, at full size. "
+                    "Leave it out to train the slim model."
+                )
             return super().get_model(cfg, weights, verbose)  # type: ignore[misc,no-any-return]
+        if isinstance(args.pretrained, (str, Path)) and not self.resume:  # type: ignore[attr-defined]
+            raise TrainError(
+                f"pretrained={args.pretrained}: cannot be copied into a model whose structure is "
+                "kept. Train that file itself."
+            )
+        return self._kept(weights)
+
+    def _kept(self, weights: nn.Module) -> nn.Module:
         data: dict[str, Any] = self.data  # type: ignore[attr-defined]
-        return fit_classes(weights, data["names"])
+        model: Any = fit_classes(weights, data["names"])
+        shape = getattr(model.model[-1], "kpt_shape", None)
+        if shape is not None and tuple(shape) != tuple(data.get("kpt_shape", shape)):
+            raise TrainError(
+                f"the model has keypoints of shape {list(shape)}, the data "
+                f"{list(data['kpt_shape'])}, and only classes may differ."
+            )
+        model.criterion = None  # of earlier classes and settings
+        if hasattr(model, "class_weights"):
+            del model.class_weights
+        mark(model)
+        return cast(nn.Module, model)
 
     def optimizer_step(self) -> None:
         """Step, then make sparse, then let the EMA follow."""
@@ -50,10 +131,35 @@ class StructureKeeping:
         super().optimizer_step()  # type: ignore[misc]
         self.ema = ema
         model = unwrap_model(self.model)  # type: ignore[attr-defined]
-        self.sparsity.step(model, self.optimizer)  # type: ignore[attr-defined]
+        self.sparsity.step(model, self.optimizer, self._progress())  # type: ignore[attr-defined]
         if ema:
             ema.update(self.model)  # type: ignore[attr-defined]
             self.sparsity.follow(model, ema.ema)
+
+    def save_model(self) -> bool:
+        """As stock, but a kill while it writes leaves the checkpoints of the epoch before."""
+        trainer: Any = self
+        targets = trainer.last, trainer.best
+        trainer.last, trainer.best = (path.with_name(f".{path.name}.new") for path in targets)
+        written = (trainer.last, trainer.best)
+        try:
+            done: bool = super().save_model()  # type: ignore[misc]
+        finally:
+            trainer.last, trainer.best = targets
+        for new, target in zip(written, targets, strict=True):
+            if new.exists():
+                new.replace(target)
+        return done
+
+    def _progress(self) -> float:
+        """Share of all epochs that the present optimizer step completes, in (0, 1]."""
+        trainer: Any = self
+        if self._counted != trainer.epoch:
+            self._counted, self._steps = trainer.epoch, 0
+        self._steps += 1
+        batches = max(len(trainer.train_loader), 1)
+        share = min(1.0, self._steps * trainer.accumulate / batches)
+        return min(1.0, float((trainer.epoch + share) / trainer.epochs))
 
 
 class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):  # type: ignore[misc]
@@ -85,6 +191,78 @@ class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):  # type: igno
         model.criterion = None
 
 
+class KeepingSegmentationTrainer(StructureKeeping, SegmentationTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of instance segmentation, with the structure kept."""
+
+
+class KeepingPoseTrainer(StructureKeeping, PoseTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of poses, with the structure kept."""
+
+
+class KeepingOBBTrainer(StructureKeeping, OBBTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of rotated boxes, with the structure kept."""
+
+
+class KeepingSemanticTrainer(StructureKeeping, SemanticSegmentationTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of semantic segmentation, with the structure kept."""
+
+
+class KeepingDepthTrainer(StructureKeeping, DepthTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of depth, with the structure kept."""
+
+
+class KeepingRTDETRTrainer(StructureKeeping, RTDETRTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of RT-DETR, with the structure kept."""
+
+
+class KeepingClassificationTrainer(StructureKeeping, ClassificationTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of picture classes, with the structure kept."""
+
+    def _kept(self, weights: nn.Module) -> nn.Module:
+        model: Any = super()._kept(weights)
+        model.args = self.args
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) and self.args.dropout:
+                module.p = self.args.dropout
+        return cast(nn.Module, model)
+
+
+class KeepingWorldTrainer(StructureKeeping, WorldTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of YOLO-World, with the structure kept."""
+
+    def _kept(self, weights: nn.Module) -> nn.Module:
+        model = super()._kept(weights)
+        if on_pretrain_routine_end not in self.callbacks["on_pretrain_routine_end"]:
+            self.add_callback("on_pretrain_routine_end", on_pretrain_routine_end)
+        return model
+
+
+class KeepingYOLOETrainer(StructureKeeping, YOLOETrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of YOLOE boxes, with the structure kept."""
+
+
+class KeepingYOLOESegTrainer(StructureKeeping, YOLOESegTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of YOLOE masks, with the structure kept."""
+
+
+# the first that a model is an instance of
+_BY_CLASS: dict[type[nn.Module], type[BaseTrainer]] = {
+    YOLOESegModel: KeepingYOLOESegTrainer,
+    YOLOEModel: KeepingYOLOETrainer,
+    WorldModel: KeepingWorldTrainer,
+    RTDETRDetectionModel: KeepingRTDETRTrainer,
+}
+_BY_TASK: dict[str, type[BaseTrainer]] = {
+    "detect": KeepingDetectionTrainer,
+    "segment": KeepingSegmentationTrainer,
+    "pose": KeepingPoseTrainer,
+    "obb": KeepingOBBTrainer,
+    "classify": KeepingClassificationTrainer,
+    "semantic": KeepingSemanticTrainer,
+    "depth": KeepingDepthTrainer,
+}
+
+
 class StretchedDataset(YOLODataset):
     """Pictures stretched to the square input instead of letterboxed, as Darknet resizes them."""
 
@@ -105,52 +283,3 @@ def stretch(transforms: Any) -> None:
     pre = getattr(transforms, "pre_transform", None)
     if pre is not None:
         stretch(pre)
-
-
-def fit_classes(model: nn.Module, names: dict[int, str]) -> nn.Module:
-    """A copy of a detector for these classes; only the class outputs are new where they differ.
-
-    Args:
-        model: a detector. Not modified.
-        names: class number → name.
-
-    Returns:
-        The copy: float32, every floating-point parameter trainable.
-    """
-    copy = deepcopy(model).float()
-    classes = len(names)
-    if classes != len(getattr(model, "names", names)):
-        if not isinstance(copy, DarknetModel):
-            raise TrainError(
-                f"the model has {len(copy.names)} classes, the data {classes}. "  # type: ignore[arg-type]
-                "Another number of classes is not supported yet for Ultralytics models."
-            )
-        copy = _darknet_classes(copy, classes)
-        log.warning(
-            "The model has %d classes, the data %d: its class outputs start anew.",
-            len(model.names),  # type: ignore[arg-type]
-            classes,
-        )
-    for parameter in copy.parameters():
-        parameter.requires_grad_(parameter.dtype.is_floating_point)
-    return copy
-
-
-@torch.no_grad()
-def _darknet_classes(model: DarknetModel, classes: int) -> DarknetModel:
-    """The same network with other heads; box and objectness outputs keep their weights."""
-    other = DarknetModel(with_classes(current_cfg(model), classes))
-    other.header, other.letterbox = model.header, model.letterbox
-    layers: Any = model.model
-    heads = {index - 1: layers[index] for index in model.heads}
-    for old, new in zip(layers, other.model, strict=True):
-        if old.i not in heads:
-            new.load_state_dict(old.state_dict())
-            continue
-        anchors = heads[old.i].num_anchors
-        kept = heads[old.i].entries - model.nc
-        for name, value in old.state_dict().items():
-            target = new.state_dict()[name]
-            rows = target.view(anchors, -1, *target.shape[1:])
-            rows[:, :kept] = value.view(anchors, -1, *value.shape[1:])[:, :kept]
-    return other
