@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_wrong_input_is_refused_in_one_line() -> None:
     with pytest.raises(PlanError, match="no BatchNorm scale.*fused"):
         score(model, fused)
     model["b"].weight.data[1] = float("nan")
-    with pytest.raises(PlanError, match=r"^b\.weight: 1 of 3 scales are not finite"):
+    with pytest.raises(PlanError, match=r"^b\.weight: 1 of 3 scores are not finite"):
         score(model, graph)
     model["b"] = nn.BatchNorm2d(4)
     with pytest.raises(PlanError, match=r"^b\.weight: holds 4 scales, expected the 3"):
@@ -122,7 +123,92 @@ def test_wrong_input_is_refused_in_one_line() -> None:
 def test_a_criterion_is_entered_once() -> None:
     with pytest.raises(ValueError, match="'gamma' is already taken"):
         criterion("gamma", missing="")(lambda model, graph, reduce: np.zeros(0))
-    assert list(CRITERIA) == ["gamma"]
+    assert list(CRITERIA) == ["gamma", "l1", "l2", "fpgm", "random"]
+
+
+def row_net() -> tuple[nn.Module, ChannelGraph]:
+    """Units 0-2: rows of ``conv`` (and, reversed, of ``fc``); 3-4: columns of ``up``."""
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(1, 3, (1, 2), bias=False),
+            "fc": nn.Linear(2, 3),
+            "up": nn.ConvTranspose2d(2, 2, 1),
+        }
+    )
+    model["conv"].weight.data = torch.tensor([[3.0, -4.0], [0.0, 0.0], [6.0, 8.0]]).view(3, 1, 1, 2)
+    model["fc"].weight.data = torch.tensor([[0.0, 1.0], [-3.0, 0.0], [0.0, 2.0]])
+    model["up"].weight.data = torch.tensor([[1.0, 0.0], [-1.0, 6.0]]).view(2, 2, 1, 1)
+    graph = graph_of(
+        [("conv.weight", "out", [0, 1, 2]), ("fc.weight", "out", [2, 1, 0])],
+    )
+    up = TensorAxis(tensor="up.weight", dim=1, role="out", units=np.array([3, 4]))
+    return model, dataclasses.replace(graph, n_units=6, axes=(*graph.axes, up))
+
+
+# Of conv (3, 4), 0, (6, 8) and of fc 2, 3, 1, in the order of units 0 to 2.
+ROW_SCORES = {
+    # 7, 0, 14 by their mean 7; 2, 3, 1 by 2; the columns of up 2, 6 by 4.
+    "l1": [(1 + 1) / 2, (0 + 1.5) / 2, (2 + 0.5) / 2, 0.5, 1.5],
+    # 5, 0, 10 by 5; 2, 3, 1 by 2; sqrt 2 and 6 by half of their sum.
+    "l2": [1, 0.75, 1.25, 2 * 2**0.5 / (6 + 2**0.5), 12 / (6 + 2**0.5)],
+}
+
+
+@pytest.mark.parametrize("name", ROW_SCORES)
+def test_norms_of_rows_are_relative_to_their_layer(name: str) -> None:
+    model, graph = row_net()
+    scores = score(model, graph, criterion=name)
+    assert scores.values[:5] == pytest.approx(ROW_SCORES[name])
+    assert np.isnan(scores.values[5])
+    assert scores.missing == "no layer that creates it"
+
+
+def test_layers_of_any_scale_and_width_compare() -> None:
+    model, graph = row_net()
+    before = score(model, graph, criterion="l1").values
+    with torch.no_grad():
+        model["conv"].weight.mul_(1000)
+    assert np.allclose(score(model, graph, criterion="l1").values, before, equal_nan=True)
+    with torch.no_grad():
+        model["conv"].weight.zero_()  # a dead layer scores zero, not NaN
+    assert score(model, graph, criterion="l1").values[:3].tolist() == [0.5, 0.75, 0.25]
+
+
+def test_fpgm_is_the_distance_to_the_others() -> None:
+    model, graph = row_net()
+    model["conv"].weight.data = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]]).view(3, 1, 1, 2)
+    graph = graph_of([("conv.weight", "out", [0, 1, 2])])
+    # 15, 10 and 15, by 40 / 3.
+    values = score(model, graph, criterion="fpgm").values
+    assert values == pytest.approx([1.125, 0.75, 1.125])
+
+
+def test_rows_of_a_grouped_transposed_convolution() -> None:
+    model = nn.ModuleDict({"up": nn.ConvTranspose2d(4, 4, 1, groups=2)})
+    # Group 0 reads inputs 0-1, group 1 inputs 2-3; each has two outputs.
+    weight = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
+    model["up"].weight.data = weight.view(4, 2, 1, 1)
+    axis = TensorAxis(tensor="up.weight", dim=1, role="out", units=np.array([[0, 1], [2, 3]]))
+    graph = graph_of([("up.weight", "out", [0, 1, 2, 3])])
+    values = score(model, dataclasses.replace(graph, axes=(axis,)), criterion="l1").values
+    assert values == pytest.approx(np.array([3, 30, 7, 70]) / 27.5)
+
+
+def test_random_is_the_same_in_every_run_and_uniform() -> None:
+    graph = graph_of([("conv.weight", "out", list(range(4000)))])
+    values = score(nn.Identity(), graph, criterion="random").values
+    assert np.array_equal(values, score(nn.Identity(), graph, criterion="random").values)
+    assert values.min() >= 0 and values.max() < 1
+    assert values.mean() == pytest.approx(0.5, abs=0.03) and np.unique(values).size == 4000
+
+
+def test_rows_of_another_model_are_refused() -> None:
+    model, graph = row_net()
+    model["conv"] = nn.Conv2d(1, 4, 1)
+    with pytest.raises(PlanError, match=r"^conv\.weight: has 4 output channels, expected the 3"):
+        score(model, graph, criterion="l1")
+    with pytest.raises(PlanError, match="no layer creates channels"):
+        score(model, graph_of([("x.bias", "affine", [0])]), criterion="l2")
 
 
 def _warn(values: np.ndarray, remove: np.ndarray) -> str | None:

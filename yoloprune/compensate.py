@@ -77,7 +77,7 @@ def compensate(model: nn.Module, graph: ChannelGraph, remove: IntArray) -> Compe
             skipped[path] = trouble
             continue
         assert not isinstance(given, str)
-        gain = folded_gain(_weight(layer), np.where(lost, given, 0.0), _groups(layer))
+        gain = _gain(layer, given, lost)
         if gain.any():
             name, tensor = _shifted(model, path, graph.norm_of.get(path), gain)
             changed[name] = tensor
@@ -112,16 +112,19 @@ def _unfoldable(layer: nn.Module) -> str | None:
     return None
 
 
-def _weight(layer: nn.Module) -> FloatArray:
+def _gain(layer: nn.Module, given: FloatArray, lost: BoolArray) -> FloatArray:
+    """What the lost inputs of a layer, at these values, add to its output."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    found: FloatArray = weight.detach().double().cpu().numpy()
-    return found
-
-
-def _groups(layer: nn.Module) -> int:
-    groups = getattr(layer, "groups", 1)
-    return int(groups)
+    weight = weight.detach()
+    groups = int(getattr(layer, "groups", 1))
+    if groups > 1:
+        given = np.where(lost, given, 0.0)
+    else:
+        # The columns that stay need no double precision.
+        weight = weight.index_select(1, torch.from_numpy(np.flatnonzero(lost)).to(weight.device))
+        given = given[lost]
+    return folded_gain(weight.double().cpu().numpy(), given, groups)
 
 
 def _shifted(model: nn.Module, path: str, norm: str | None, gain: FloatArray) -> tuple[str, Tensor]:
@@ -178,15 +181,17 @@ def _constants(
 
 
 def _silenced(model: nn.Module, graph: ChannelGraph, gone: BoolArray) -> nn.Module:
-    """Removed channels with scales of zero, and zero rows in the layers that make them."""
+    """Removed channels with scales of zero, or zero rows in layers that no BatchNorm follows."""
     tensors = dict(model.named_parameters())
+    scaled = {path for path, norm in graph.norm_of.items() if f"{norm}.weight" in tensors}
     changed = {}
     for axis in graph.axes:
         if axis.tensor not in tensors or axis.role == "in" or not gone[axis.units].any():
             continue
         owner = model.get_submodule(axis.module)
         norm = isinstance(owner, nn.modules.batchnorm._BatchNorm)
-        if axis.role == "out" or (norm and axis.tensor.endswith(".weight")):
+        made_here = axis.role == "out" and axis.module not in scaled
+        if made_here or (norm and axis.tensor.endswith(".weight")):
             changed[axis.tensor] = zeroed(tensors[axis.tensor].detach(), axis, gone)
     return replica(model, changed)
 

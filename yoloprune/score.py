@@ -17,7 +17,7 @@ from yoloprune.channels.graph import ChannelGraph, IntArray, TensorAxis
 from yoloprune.errors import PlanError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 FloatArray = NDArray[np.float64]
 Reduce = Literal["mean", "max", "sum"]
@@ -163,6 +163,90 @@ def _gamma(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     return reduce_by_label(np.abs(gammas), units, graph.n_units, reduce)
 
 
+@criterion("l1", missing="no layer that creates it")
+def _l1(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """L1 norm of the weights that make a channel, relative to the mean of its layer.
+
+    Works on fused models too, which have no BatchNorm scale left.
+
+    Reference: Li et al. 2017, Pruning Filters for Efficient ConvNets, section 3.1; there it is
+    compared within a layer only, here over all.
+    """
+    return _by_rows(model, graph, reduce, lambda rows: rows.abs().sum(1))
+
+
+@criterion("l2", missing="no layer that creates it")
+def _l2(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """L2 norm of the weights that make a channel, relative to the mean of its layer."""
+    return _by_rows(model, graph, reduce, lambda rows: rows.square().sum(1).sqrt())
+
+
+@criterion("fpgm", missing="no layer that creates it")
+def _fpgm(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """Summed distance to all other filters of its layer, relative to the layer's mean.
+
+    A filter near the geometric median says what the others already say.
+
+    Reference: He et al. 2019, Filter Pruning via Geometric Median, section 3.4.
+    """
+    return _by_rows(model, graph, reduce, _distances)
+
+
+@criterion("random", missing="no score")
+def _random(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """Uniform in [0, 1), the same in every run: what any other criterion must beat."""
+    return np.random.default_rng(0).random(graph.n_units)
+
+
+def _distances(rows: Tensor) -> Tensor:
+    import torch
+
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def _by_rows(
+    model: nn.Module, graph: ChannelGraph, reduce: Reduce, size: Callable[[Tensor], Tensor]
+) -> FloatArray:
+    """Score each unit by the weights of the layers that create it.
+
+    Args:
+        model: the traced model.
+        graph: its channels.
+        reduce: how a unit's channels become one score.
+        size: rows ``[C_out, weights]`` → one number a row ``[C_out]``.
+    """
+    import torch
+
+    found = []
+    axes = list(graph.out_axes)
+    for axis in axes:
+        values = size(_rows(model, axis))
+        # Wide layers have longer rows: without this, whole narrow ones would go first.
+        found.append(values / values.mean().clamp_min(torch.finfo(values.dtype).tiny))
+    if not found:
+        raise PlanError("model: no layer creates channels, so there is nothing to rank by.")
+    scores = torch.cat(found).to("cpu", torch.float64).numpy()
+    _check_finite(scores, axes)
+    units = np.concatenate([axis.units.ravel() for axis in axes])
+    return reduce_by_label(scores, units, graph.n_units, reduce)
+
+
+def _rows(model: nn.Module, axis: TensorAxis) -> Tensor:
+    """The weights of each output channel, ``[C_out, weights]``, in the order of ``axis.units``."""
+    weight = model.get_parameter(axis.tensor).detach().float()
+    if weight.shape[axis.dim] != axis.units.shape[-1]:
+        raise PlanError(
+            f"{axis.tensor}: has {weight.shape[axis.dim]} output channels, expected the "
+            f"{axis.units.shape[-1]} of its channel graph. Trace the model again."
+        )
+    if axis.units.ndim > 1:
+        # A grouped transposed convolution: groups stand along the other axis.
+        groups, width = axis.units.shape
+        parts = weight.reshape(groups, -1, *weight.shape[1:]).movedim(axis.dim + 1, 1)
+        return parts.reshape(groups * width, -1)
+    return weight.movedim(axis.dim, 0).flatten(1)
+
+
 def gamma_quantiles(model: nn.Module, graph: ChannelGraph) -> dict[str, float]:
     """Quantiles of |gamma| over every BatchNorm channel that may be pruned.
 
@@ -247,7 +331,7 @@ def _gammas(model: nn.Module, graph: ChannelGraph) -> tuple[FloatArray, IntArray
     if not weights:
         raise PlanError(
             "model: no BatchNorm scale in any traced layer, so there is nothing to rank by. "
-            "Was it fused? Give the weights as they were before fusing or exporting."
+            "Was it fused? Give the weights as they were before that, or rank by --criterion l1."
         )
     # One copy to the host: on a GPU a copy a layer would wait for the device each time.
     gammas = torch.cat(weights).to("cpu", torch.float64).numpy()
@@ -264,7 +348,7 @@ def _check_finite(gammas: FloatArray, axes: list[TensorAxis]) -> None:
         bad = int((~np.isfinite(part)).sum())
         if bad:
             raise PlanError(
-                f"{axis.tensor}: {bad} of {part.size} scales are not finite numbers. Did its "
+                f"{axis.tensor}: {bad} of {part.size} scores are not finite numbers. Did its "
                 "training diverge, or is the file damaged?"
             )
 

@@ -86,7 +86,10 @@ def _unreached(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
             continue
         names.append(name)
         owner = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(owner, nn.Embedding):
+        # The bias of a layer with a weight matrix is as wide as what it writes.
+        written = name.endswith(".bias") and getattr(getattr(owner, "weight", None), "ndim", 1) > 1
+        fed_inside = _fed_inside(tracer, model, name.rpartition(".")[0])
+        if isinstance(owner, nn.Embedding) or written or fed_inside:
             continue
         widths = {int(tensor.shape[1]) if tensor.dim() > 1 else int(tensor.shape[0])}
         path = name
@@ -96,6 +99,22 @@ def _unreached(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
                 _freeze_width(tracer, tracer.entered[path], widths, name)
                 break
     return tuple(names)
+
+
+def _fed_inside(tracer: Tracer, model: nn.Module, path: str) -> bool:
+    """Whether a layer that no pass reached reads another such layer of its ``nn.Sequential``."""
+    # Not beyond the block that did run: the list of all layers of a model is a Sequential too.
+    while path and path not in tracer.entered:
+        parent, _, name = path.rpartition(".")
+        whole = model.get_submodule(parent)
+        if isinstance(whole, nn.Sequential) and parent not in tracer.entered:
+            for earlier, layer in whole.named_children():
+                if earlier == name:
+                    break
+                if next(layer.parameters(), None) is not None:
+                    return True
+        path = parent
+    return False
 
 
 def _freeze_width(tracer: Tracer, given: list[IdArray], widths: set[int], name: str) -> None:

@@ -302,6 +302,20 @@ def linear(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call:
     return out
 
 
+@handles(F.conv1d, F.conv2d, F.conv3d)
+def convolve(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
+    """A depthwise call that names its number of groups, as in ``groups=x.shape[1]``."""
+    groups = _argument(args, kwargs, 6, "groups", 1)
+    ids = tracer.get(_argument(args, kwargs, 0, "input", None))
+    follows = isinstance(groups, TracedInt) and ids is not None and ids.shape[1] == groups
+    if follows and ids is not None:
+        _follow_size(tracer, groups, ids, 1)
+    for value in _traced(args, kwargs):
+        if not (follows and value is groups):
+            tracer.on_rigid(value)
+    return call()
+
+
 @handles(F.multi_head_attention_forward)
 def multi_head(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """Its heads are packed into one width that its module checks."""

@@ -21,6 +21,7 @@ from yoloprune.channels.assemble import assemble
 from yoloprune.channels.functions import intercept
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.ids import IdArray
+from yoloprune.channels.opaque import Opaque
 from yoloprune.channels.provenance import Attr, TracedInt
 from yoloprune.channels.rules import follow
 from yoloprune.channels.shadow import key
@@ -196,6 +197,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._tracer = tracer
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here; True would import all of torch's compiler (1 s of CPU time).
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -230,6 +236,7 @@ class _Hooks:
     def __init__(self, tracer: Tracer, skeleton: nn.Module) -> None:
         self.carried: dict[tuple[Any, ...], Tensor] = {}
         self._given: list[set[tuple[Any, ...]]] = []
+        self._read: list[Opaque | None] = []
         self._tracer = tracer
         for path, module in skeleton.named_modules():
             module.register_forward_pre_hook(self._entering(path), with_kwargs=True)
@@ -244,6 +251,7 @@ class _Hooks:
             with torch._C.DisableTorchFunction():
                 tracer.entered[path] = list(_ids(tracer, given))
                 self._given.append({_sight(tensor) for tensor in given})
+                self._read.append(Opaque.enter(tracer, module, given))
 
         return enter
 
@@ -254,7 +262,10 @@ class _Hooks:
             tracer.place.pop()
             results = tensors_in(output)
             given = self._given.pop()
+            opaque = self._read.pop()
             with torch._C.DisableTorchFunction():
+                if opaque is not None:
+                    opaque.leave(tracer, results)
                 tracer.left[path] = list(_ids(tracer, results))
                 if path and not isinstance(output, Tensor):
                     same = {_sight(t): t for t in results if _sight(t) in given}
