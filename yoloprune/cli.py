@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models import Source
+    from yoloprune.plan import Budget
 
 app = typer.Typer(
     name="yoloprune",
@@ -43,6 +44,10 @@ DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there
 ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
 JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+PercentOpt = Annotated[float, typer.Option(help="Share of prunable channels to remove.")]
+MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
+MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
+RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
 TrustOpt = Annotated[
     bool, typer.Option("--trust", help="Unpickle a .pt of unknown classes. That can run any code.")
 ]
@@ -81,6 +86,17 @@ def _load(
     return load(model or cfg or "", weights, scratch=scratch, trust=trust)
 
 
+def _budget(percent: float, min_channels: int, max_layer_prune: float, round_to: int) -> Budget:
+    from yoloprune.plan import Budget
+
+    return Budget(
+        percent=percent,
+        min_channels=min_channels,
+        max_layer_prune=max_layer_prune,
+        round_to=round_to,
+    )
+
+
 def _device(name: str) -> str:
     """Spell a device as torch does."""
     if name.isdigit():
@@ -112,10 +128,10 @@ def slim(
     model: ModelArg = None,
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
-    percent: Annotated[float, typer.Option(help="Share of prunable channels to remove.")] = 0.5,
-    min_channels: Annotated[int, typer.Option(help="Every layer keeps at least so many.")] = 8,
-    max_layer_prune: Annotated[float, typer.Option(help="Most that one layer may lose.")] = 0.9,
-    round_to: Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")] = 1,
+    percent: PercentOpt = 0.5,
+    min_channels: MinChannelsOpt = 8,
+    max_layer_prune: MaxLayerOpt = 0.9,
+    round_to: RoundOpt = 1,
     criterion: Annotated[str, typer.Option(help="What ranks the channels.")] = "gamma",
     reduce: Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")] = "mean",
     compensate: Annotated[
@@ -137,14 +153,7 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; save, test and measure the result."""
-    from yoloprune.plan import Budget
-
-    budget = Budget(
-        percent=percent,
-        min_channels=min_channels,
-        max_layer_prune=max_layer_prune,
-        round_to=round_to,
-    )
+    budget = _budget(percent, min_channels, max_layer_prune, round_to)
     from yoloprune import show
     from yoloprune.files import check_writable
 
@@ -183,6 +192,7 @@ def info(
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
     imgsz: ImgszOpt = None,
+    device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
     debug: DebugOpt = False,
@@ -194,7 +204,7 @@ def info(
 
     scratch = weights is None and lacks_weights(model or cfg or "")
     loaded, source = _load(model, cfg, weights, scratch=scratch, trust=trust)
-    record = {"model": str(source.model), **inspect_model(loaded, imgsz)}
+    record = {"model": str(source.model), **inspect_model(loaded.to(_device(device)), imgsz)}
     if scratch:
         _warn("no weights at hand: the scales shown are those of a fresh network.")
     show.info(record)
@@ -285,8 +295,16 @@ def train(
     imgsz: ImgszOpt = None,
     batch: Annotated[int, typer.Option(help="Pictures a step.", min=1)] = 16,
     sparsity: Annotated[
-        float, typer.Option(help="L1 on the BatchNorm scales of prunable channels.", min=0)
-    ] = 0.0,
+        str,
+        typer.Option(
+            help="auto: bring the channels that --percent would remove to zero; "
+            "a number: L1 of that strength on the BatchNorm scales; 0: none."
+        ),
+    ] = "0",
+    percent: PercentOpt = 0.5,
+    min_channels: MinChannelsOpt = 8,
+    max_layer_prune: MaxLayerOpt = 0.9,
+    round_to: RoundOpt = 1,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[
@@ -306,11 +324,12 @@ def train(
     from yoloprune.files import check_writable
     from yoloprune.measure.data import load_dataset
 
+    budget = _budget(percent, min_channels, max_layer_prune, round_to)
     check_writable(out)
-    dataset = load_dataset(data, split="train")
     loaded, source = _load(model, cfg, weights, scratch=scratch, trust=trust)
+    from yoloprune.checkpoint import task_of
     from yoloprune.models import input_size_of
-    from yoloprune.train.run import TrainOptions, parse_settings
+    from yoloprune.train.run import TrainOptions, parse_settings, parse_sparsity
     from yoloprune.train.run import train as run
 
     options = TrainOptions(
@@ -320,11 +339,13 @@ def train(
         batch=batch,
         device=device,
         seed=seed,
-        sparsity=sparsity,
+        sparsity=parse_sparsity(sparsity, budget),
         resume=resume,
         extra=parse_settings(settings or []),
     )
-    _say(f"training on {len(dataset.images)} pictures, results in {out}")
+    if task_of(loaded) == "detect":  # other labels are for Ultralytics to read
+        _say(f"training on {len(load_dataset(data, split='train').images)} pictures")
+    _say(f"results in {out}")
     result = run(loaded, out, options)
     record = {
         "model": str(source.model),
@@ -332,6 +353,56 @@ def train(
         "files": {"model": [str(file) for file in result.files]},
     }
     show.train(record)
+    _write_json(json_file, record)
+
+
+@command
+def export(
+    model: ModelArg = None,
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    file_format: Annotated[
+        str, typer.Option("--format", help="onnx, or any other export format of Ultralytics.")
+    ] = "onnx",
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")] = Path(
+        "export"
+    ),
+    imgsz: ImgszOpt = None,
+    batch: Annotated[int, typer.Option(help="Pictures a pass.", min=1)] = 1,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Leave batch, height and width open.")
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Weights in half precision.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
+    ] = None,
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""
+    from yoloprune import show
+    from yoloprune.files import check_writable
+
+    check_writable(out)
+    loaded, source = _load(model, cfg, weights, trust=trust)
+    from yoloprune.export import ExportOptions, export_model
+    from yoloprune.train.run import parse_settings
+
+    options = ExportOptions(
+        out=out,
+        format=file_format,
+        imgsz=imgsz,
+        batch=batch,
+        dynamic=dynamic,
+        half=half,
+        device=device,
+        extra=parse_settings(settings or []),
+    )
+    result = export_model(loaded, source.model.stem, options)
+    record = {"model": str(source.model), **result.to_dict()}
+    show.export(record)
     _write_json(json_file, record)
 
 

@@ -155,3 +155,18 @@ def train(record: Mapping[str, Any]) -> None:
     console = _console()
     for path in record["files"]["model"]:
         console.print(f"wrote {path}", soft_wrap=True)
+
+
+def export(record: Mapping[str, Any]) -> None:
+    """Where the exported model is, and how it compares."""
+    console = _console()
+    console.print(f"wrote {record['file']}", soft_wrap=True)
+    check = record["check"]
+    if check is None:
+        console.print(f"{record['format']}: not run here, so not compared with the model")
+        return
+    shapes = " and ".join("×".join(str(n) for n in shape) for shape in check["inputs"])
+    console.print(
+        f"{check['runtime']} on {shapes}: differs by {check['max_rel_diff']:.1e} of the output's "
+        f"scale (at most {check['tolerance']:g} is allowed)"
+    )
