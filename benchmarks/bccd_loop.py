@@ -1,5 +1,8 @@
 """The whole loop on BCCD: dense → sparse → slim → fine-tune, beside a dense control.
 
+Sparsity comes by L1 of a fixed strength, and by the planner (``auto``); all ways have the same
+epochs behind them in the end.
+
 Every stage is kept in ``--out`` and is not run again; an interrupted one goes on where it was.
 
     python benchmarks/bccd_loop.py --data ../shared/data/bccd --out benchmarks/runs/bccd
@@ -34,7 +37,8 @@ ROOT = Path(__file__).parent.parent
 SIZE = 320
 COMMON = {"nbs": 8, "plots": False, "patience": 1000}
 DENSE = {"optimizer": "AdamW", "lr0": 0.0015, "momentum": 0.9, "cos_lr": True}
-SPARSE = {"optimizer": "AdamW", "lr0": 0.002, "lrf": 1.0, "momentum": 0.9, "warmup_epochs": 1}
+L1 = {"optimizer": "AdamW", "lr0": 0.002, "lrf": 1.0, "momentum": 0.9, "warmup_epochs": 1}
+AUTO = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "cos_lr": True, "warmup_epochs": 1}
 TUNE = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "cos_lr": True, "warmup_epochs": 1}
 
 
@@ -72,7 +76,7 @@ class Loop:
 
     def trained(
         self, name: str, start: Stage | nn.Module, epochs: int, settings: dict[str, Any],
-        sparsity: float = 0.0, *, keep: str = "best",
+        sparsity: float | Budget | None = None, *, keep: str = "best",
     ) -> Stage:  # fmt: skip
         """Train one stage, or take up what is there of it."""
         before = start.epochs if isinstance(start, Stage) else 0
@@ -99,17 +103,35 @@ class Loop:
         torch.manual_seed(args.seed)
         fresh, _ = load(ROOT / "cfg/yolov4-tiny.cfg", scratch=True)
         dense = self.trained("dense", fresh, args.dense, DENSE)
-        sparse = self.trained("sparse", dense, args.sparse, SPARSE, args.sparsity, keep="last")
-        options = SlimOptions(
-            budget=Budget(percent=args.percent), out=self.out / "slim", imgsz=SIZE, repeats=0
-        )
-        cut = slim(sparse.model, Source(*sparse.files), options)
-        write_bytes(self.out / "slim.json", json.dumps(cut.summary, indent=2).encode())
-        files = tuple(Path(file) for file in cut.summary["files"]["model"])
-        thin = Stage(name="slim", model=cut.model, files=files, epochs=sparse.epochs)
-        tuned = self.trained("fine-tuned", thin, args.tune, TUNE)
         control = self.trained("dense control", dense, args.sparse + args.tune, TUNE)
-        return [dense, sparse, thin, tuned, control]
+        budget = Budget(percent=args.percent)
+        return [
+            dense,
+            control,
+            *self.slimmed("l1", dense, L1, args.sparsity, budget),
+            *self.slimmed("auto", dense, AUTO, budget, budget),
+        ]
+
+    def slimmed(
+        self,
+        method: str,
+        dense: Stage,
+        settings: dict[str, Any],
+        sparsity: float | Budget,
+        budget: Budget,
+    ) -> list[Stage]:
+        """Sparse, slim and fine-tuned, by one way to sparsity."""
+        args = self.args
+        name = f"{method} sparse"
+        sparse = self.trained(name, dense, args.sparse, settings, sparsity, keep="last")
+        options = SlimOptions(budget=budget, out=self.out / f"{method} slim", imgsz=SIZE, repeats=0)
+        cut = slim(sparse.model, Source(*sparse.files), options)
+        record = json.dumps(cut.summary, indent=2).encode()
+        write_bytes(self.out / f"{method} slim.json", record)
+        files = tuple(Path(file) for file in cut.summary["files"]["model"])
+        thin = Stage(name=f"{method} slim", model=cut.model, files=files, epochs=sparse.epochs)
+        tuned = self.trained(f"{method} fine-tuned", thin, args.tune, TUNE)
+        return [sparse, thin, tuned]
 
     def table(self, stages: list[Stage]) -> list[dict[str, Any]]:
         """Measure every stage; the latencies in turn, in one process."""
@@ -160,7 +182,7 @@ def main() -> None:
     parser.add_argument("--dense", type=int, default=60, help="epochs")
     parser.add_argument("--sparse", type=int, default=20, help="epochs")
     parser.add_argument("--tune", type=int, default=20, help="epochs of fine-tuning")
-    parser.add_argument("--sparsity", type=float, default=0.8)
+    parser.add_argument("--sparsity", type=float, default=0.8, help="strength of l1")
     parser.add_argument("--percent", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

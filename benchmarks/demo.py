@@ -30,6 +30,7 @@ from yoloprune.plan import Budget
 from yoloprune.predict import boxes_of
 from yoloprune.report.plots import Panel, detections_picture
 from yoloprune.report.slim import write_slim_report
+from yoloprune.show import quantity
 from yoloprune.train.run import TrainOptions, train
 
 SIZE = 160
@@ -78,7 +79,7 @@ def main() -> None:
     console.print("[bold]4/4[/] measuring")
     files = (source.model, source.weights)
     models = {
-        "dense": (dense, file_bytes(f for f in files if f)),
+        "full size": (dense, file_bytes(f for f in files if f)),
         "slim": (result.model, file_bytes(result.summary["files"]["model"])),
         "slim, fine-tuned": (tuned.last, file_bytes(tuned.files[2:])),
     }
@@ -92,8 +93,8 @@ def main() -> None:
 
 def _table(models: dict[str, tuple[nn.Module, int]], dataset: Dataset) -> Table:
     table = Table(title=f"{len(dataset.images)} drawn pictures, {SIZE}×{SIZE}, batch 1, CPU")
-    for name in ("", "AP50:95", "AP50", "parameters", "MACs", "bytes", "latency, ms"):
-        table.add_column(name, justify="left" if not name else "right")
+    for name in ("", "AP50:95", "AP50", "params", "MACs", "bytes", "latency, ms"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     times = measure_latency(
         {name: model for name, (model, _) in models.items()},
         LatencyOptions(imgsz=SIZE, repeats=100),
@@ -106,9 +107,9 @@ def _table(models: dict[str, tuple[nn.Module, int]], dataset: Dataset) -> Table:
             name,
             f"{metrics.AP:.3f}",
             f"{metrics.AP50:.3f}",
-            f"{cost.params:,}",
-            f"{cost.macs:,}",
-            f"{size:,}",
+            quantity(cost.params),
+            quantity(cost.macs),
+            quantity(size),
             f"{sample.median_ms:.2f} ± {sample.iqr_ms:.2f}",
         )
     return table
@@ -124,7 +125,7 @@ def _picture(dense: nn.Module, thin: nn.Module, dataset: Dataset) -> bytes:
     return detections_picture(
         *(
             Panel(image, boxes_of(next(detect(model, [path], options)), names), title)
-            for model, title in ((dense, "dense"), (thin, "slim, fine-tuned"))
+            for model, title in ((dense, "full size"), (thin, "slim, fine-tuned"))
         )
     )
 

@@ -15,6 +15,7 @@ import torch
 from yoloprune.demo_data import ShapesSpec, write_shapes
 from yoloprune.files import write_bytes
 from yoloprune.models import load
+from yoloprune.plan import Budget
 from yoloprune.train.run import TrainOptions, train
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ SETTINGS = {
     "warmup_epochs": 1,
 }
 DENSE = {"optimizer": "AdamW", "lr0": 0.002, "momentum": 0.9, "cos_lr": True}
-SPARSE = {"optimizer": "AdamW", "lr0": 0.002, "lrf": 0.05, "momentum": 0.9, "warmup_epochs": 1}
+SPARSE = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "cos_lr": True}
 
 
 def main() -> None:
@@ -36,16 +37,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/runs/demo_network")
     parser.add_argument("--epochs", type=int, default=60, help="of the dense stage")
-    parser.add_argument("--sparse-epochs", type=int, default=40)
-    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--sparse-epochs", type=int, default=30)
+    parser.add_argument("--percent", type=float, default=0.6, help="of channels to go to zero")
     args = parser.parse_args()
     data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
     torch.manual_seed(0)
     model, _ = load(ROOT / "cfg/yoloprune-demo.cfg", scratch=True)
     model.names = dict(enumerate(("circle", "square", "triangle")))  # type: ignore[assignment]
     stages = (
-        ("dense", args.epochs, 0.0, DENSE),
-        ("sparse", args.sparse_epochs, args.sparsity, SPARSE),
+        ("dense", args.epochs, None, DENSE),
+        ("sparse", args.sparse_epochs, Budget(percent=args.percent), SPARSE),
     )
     for name, epochs, sparsity, settings in stages:
         options = TrainOptions(

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 SIZE = 320
 TUNE = {
     "optimizer": "AdamW",
-    "lr0": 0.0005,
+    "lr0": 0.0002,
     "momentum": 0.9,
     "cos_lr": True,
     "warmup_epochs": 1,
