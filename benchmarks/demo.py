@@ -59,7 +59,6 @@ def main() -> None:
     data = write_shapes(args.out / "data", ShapesSpec(images=160, val=80, size=SIZE, seed=7))
     dataset = load_dataset(data)
     dense, source = load("yoloprune-demo.cfg")
-    dense.names = dict(enumerate(dataset.names))  # type: ignore[assignment]
 
     console.print(
         f"[bold]2/4[/] slimming {source.model.name} by {args.percent:.0%} of its channels"

@@ -43,7 +43,6 @@ def main() -> None:
     data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
     torch.manual_seed(0)
     model, _ = load(ROOT / "cfg/yoloprune-demo.cfg", scratch=True)
-    model.names = dict(enumerate(("circle", "square", "triangle")))  # type: ignore[assignment]
     stages = (
         ("dense", args.epochs, None, DENSE),
         ("sparse", args.sparse_epochs, Budget(percent=args.percent), SPARSE),

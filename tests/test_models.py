@@ -43,7 +43,8 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 def test_darknet_round_trip(demo: DarknetModel, tmp_path: Path) -> None:
     files = save(demo, tmp_path / "out" / "m")
     assert files == (tmp_path / "out" / "m.cfg", tmp_path / "out" / "m.weights")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["m.cfg", "m.weights"]
+    written = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert written == ["m.cfg", "m.names", "m.weights"]
     assert files[0].read_bytes() == DEMO.read_bytes()
     again, source = load(files[0])
     assert equal(demo, again)
@@ -184,7 +185,7 @@ def test_a_writer_that_dies_leaves_the_old_model(
     if not isinstance(error, type):
         assert "No space left on device" in str(caught.value)
     assert [path.read_bytes() for path in files] == old
-    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert sorted(tmp_path.iterdir()) == sorted([*files, tmp_path / "m.names"])
 
 
 def test_unwritable_folder(demo: DarknetModel, tmp_path: Path) -> None:
@@ -200,3 +201,20 @@ def test_a_fused_darknet_model_is_not_written(demo: DarknetModel, tmp_path: Path
     with pytest.raises(WeightsError, match="is fused"):
         save(demo.fuse(verbose=False), tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+def test_class_names_travel_beside_a_cfg(tmp_path: Path) -> None:
+    model, _ = load("yoloprune-demo.cfg", scratch=True)
+    model.names = {0: "red cell", 1: "white cell", 2: "platelet"}  # type: ignore[assignment]
+    cfg, _ = save(model, tmp_path / "cells.cfg")
+    assert (tmp_path / "cells.names").read_text() == "red cell\nwhite cell\nplatelet\n"
+    assert load(cfg)[0].names == model.names
+    (tmp_path / "cells.names").write_text("one\ntwo\n")
+    with pytest.raises(CfgError, match=r"cells\.names: has 2 names, the cfg beside it 3 classes"):
+        load(cfg)
+
+
+def test_known_names_need_no_file(tmp_path: Path) -> None:
+    model, _ = load("yolov4-tiny.cfg", scratch=True)
+    save(model, tmp_path / "net.cfg")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".cfg", ".weights"}

@@ -12,6 +12,7 @@ from torch import nn
 from yoloprune.darknet.cfg import cfg_bytes, read_cfg
 from yoloprune.darknet.network import (
     DarknetModel,
+    class_names,
     current_cfg,
     load_weights,
     save_weights,
@@ -19,8 +20,8 @@ from yoloprune.darknet.network import (
 )
 from yoloprune.darknet.weights import expected_bytes
 from yoloprune.darknet.zoo import find_cfg, find_weights, local_weights
-from yoloprune.errors import CheckpointError, FormatError
-from yoloprune.files import replacing
+from yoloprune.errors import CfgError, CheckpointError, FormatError
+from yoloprune.files import replacing, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,23 @@ def _load_darknet(
 ) -> tuple[DarknetModel, Source]:
     cfg_path = find_cfg(path)
     model = DarknetModel(read_cfg(cfg_path))
+    names = _with_suffix(cfg_path, ".names")
+    if names.is_file():
+        model.names = _read_names(names, model.nc)
     if scratch:
         return model.eval(), Source(cfg_path)
     found = find_weights(cfg_path, weights, expected_bytes(weight_fields(model)))
     load_weights(model, found)
     return model.eval(), Source(cfg_path, found)
+
+
+def _read_names(path: Path, classes: int) -> dict[int, str]:
+    """The class names of a Darknet ``.names`` file, one a line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) != classes:
+        raise CfgError(f"{path}: has {len(names)} names, the cfg beside it {classes} classes.")
+    return dict(enumerate(names))
 
 
 def lacks_weights(path: str | Path) -> bool:
@@ -132,7 +145,8 @@ def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
             would, with a message.
 
     Returns:
-        The files that were written.
+        The model's files. Class names other than COCO's and VOC's stand beside a cfg as
+        ``.names``, one a line, where :func:`load` finds them again.
 
     Raises:
         YoloPruneError: the target cannot be written to; nothing is left half-written.
@@ -144,6 +158,9 @@ def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
         with replacing(cfg_path) as cfg_file, replacing(weights_path) as weights_file:
             cfg_file.write_bytes(cfg_bytes(current_cfg(model)))
             save_weights(model, weights_file)
+        if model.names != class_names(model.nc):
+            lines = "".join(f"{model.names[i]}\n" for i in range(model.nc))
+            write_bytes(_with_suffix(path, ".names"), lines.encode())
         return cfg_path, weights_path
     from yoloprune.checkpoint import stock_name, write_checkpoint
 
