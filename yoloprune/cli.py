@@ -61,7 +61,7 @@ def command(function: Command) -> Command:
     @wraps(function)
     def run(*args: Any, **options: Any) -> None:
         debug = options.get("debug", False)
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
         logging.getLogger("yoloprune").setLevel(logging.DEBUG if debug else logging.INFO)
         try:
             function(*args, **options)
@@ -178,8 +178,6 @@ def slim(
         device=_device(device),
     )
     result = run(loaded, source, options)
-    for text in result.warnings:
-        _warn(text)
     report = write_slim_report(out, result.summary, result.plan, result.graph, result.scores)
     result.summary["files"]["report"] = str(report)
     show.slim(result)

@@ -74,7 +74,7 @@ class SlimResult:
         model: the slim model.
         plan: what was removed.
         summary: the machine-readable record that ``--json`` writes.
-        warnings: plain sentences for the user.
+        warnings: plain sentences for the user, logged before the cut.
         graph: the channels that it was chosen from.
         scores: what each unit was worth.
     """
@@ -130,6 +130,9 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     plan: PrunePlan = stages.run("plan", planner.plan, scores, options.budget, origin)
     remove = plan.remove(graph)
     warning = sparsity_warning(scores, graph, remove)
+    warnings = (*((warning,) if warning else ()), *plan.notes)
+    for text in warnings:
+        log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
     test = stages.run("self_test", _tested, model, graph, remove, thin, options.compensate)
 
@@ -160,6 +163,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "self_test": {"max_rel_diff": test.max_rel_diff, "dtype": test.dtype},
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
+        "warnings": list(warnings),
         "environment": asdict(environment(options.device)),
     }
     return SlimResult(
@@ -168,7 +172,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         graph=graph,
         scores=scores,
         summary=summary,
-        warnings=(*((warning,) if warning else ()), *plan.notes),
+        warnings=warnings,
     )
 
 

@@ -22,7 +22,7 @@ from ultralytics.models.yolo.yoloe import YOLOESegTrainer, YOLOETrainer
 from yoloprune.checkpoint import read_checkpoint
 from yoloprune.errors import CheckpointError, TrainError
 from yoloprune.marker import is_marked
-from yoloprune.models import save
+from yoloprune.models import load, save
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.run import TrainOptions, train
 from yoloprune.train.trainer import StructureKeeping, trainer_for
@@ -232,3 +232,11 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(dies: bool, tmp_path: Path
     assert trainer.last == tmp_path / "last.pt"
     for path in (trainer.last, trainer.best):
         assert path.read_bytes() == (b"old" if dies else b"new")
+
+
+def test_several_devices_are_refused_in_one_line(tmp_path: Path) -> None:
+    model, _ = load("yoloprune-demo.cfg", scratch=True)
+    options = TrainOptions(data="none.yaml", epochs=1, imgsz=64, device="0,1")
+    with pytest.raises(TrainError, match="several devices are not supported yet, got 0,1"):
+        train(model, tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()

@@ -128,6 +128,11 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
     from yoloprune.checkpoint import task_of
 
+    if "," in options.device:
+        # Ultralytics starts its workers anew from settings, which carry neither model nor sparsity
+        raise TrainError(
+            f"--device: several devices are not supported yet, got {options.device}. Name one."
+        )
     out = out.resolve()
     return {
         "task": task_of(model),
