@@ -237,12 +237,16 @@ def pictures(folder: Path, task: str) -> str:
 def fresh_python(folder: Path) -> Path:
     """The Python of a new environment that sees what is installed here, but not yoloprune.
 
-    A folder that a ``.pth`` file names is searched, but its own ``.pth`` files, by which a
-    checkout is installed, are not read.
+    Everything installed is linked into it but what bears our name, the ``.pth`` file by which a
+    checkout is installed included.
     """
     venv.create(folder, with_pip=False)
     packages = next(folder.glob("lib*/python*/site-packages"))
-    (packages / "installed.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    for installed in map(Path, site.getsitepackages()):
+        for entry in installed.iterdir():
+            # an editable install leaves the files that it cannot link as a package of its own
+            if "yoloprune" not in entry.name and not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
     return folder / "bin" / "python"
 
 
