@@ -104,7 +104,8 @@ def yoloprune(model: nn.Module, compensate: bool) -> nn.Module:
     """Trace, score, plan and cut."""
     from yoloprune.channels import trace
     from yoloprune.cut import cut_units
-    from yoloprune.plan import Budget, plan
+    from yoloprune.plan import Budget
+    from yoloprune.planner import plan
     from yoloprune.score import score
 
     graph = trace(model)

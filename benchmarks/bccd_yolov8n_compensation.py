@@ -27,7 +27,8 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.size import count
 from yoloprune.models import load
-from yoloprune.plan import Budget, plan
+from yoloprune.plan import Budget
+from yoloprune.planner import plan
 from yoloprune.score import gamma_quantiles, score
 
 ROOT = Path(__file__).parent.parent

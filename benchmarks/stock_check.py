@@ -69,7 +69,8 @@ def make(name: str, folder: Path, percent: float) -> dict[str, Any]:
     from yoloprune.channels.trace import trace
     from yoloprune.cut import cut_units, self_test
     from yoloprune.models import save
-    from yoloprune.plan import Budget, Origin, Planner
+    from yoloprune.plan import Budget, Origin
+    from yoloprune.planner import Planner
     from yoloprune.score import score
 
     model = stock(name)

@@ -40,7 +40,8 @@ from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.table import tensors_in
 from yoloprune.cut import cut_units, self_test
 from yoloprune.errors import CutError
-from yoloprune.plan import Budget, Planner
+from yoloprune.plan import Budget
+from yoloprune.planner import Planner
 from yoloprune.score import Scores
 from yoloprune.selftest import relative_difference, silenced
 

@@ -15,7 +15,7 @@ STAGES = (
     ("channels",),
     ("replica", "score"),
     ("compensate", "plan"),
-    ("selftest",),
+    ("planner", "selftest"),
     ("cut",),
     ("measure",),
     ("train", "export"),

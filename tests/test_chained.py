@@ -14,7 +14,8 @@ from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.cut import cut_units, self_test
 from yoloprune.errors import PlanError
-from yoloprune.plan import Budget, plan
+from yoloprune.plan import Budget
+from yoloprune.planner import plan
 from yoloprune.score import score
 from yoloprune.selftest import relative_difference
 

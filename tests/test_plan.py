@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from yoloprune.channels.graph import Balance, ChannelGraph, Group, TensorAxis
 from yoloprune.errors import PlanError, YoloPruneError
-from yoloprune.plan import Budget, Origin, Planner, PrunePlan, plan
+from yoloprune.plan import Budget, Origin, PrunePlan
+from yoloprune.planner import Planner, plan
 from yoloprune.score import Scores
 
 

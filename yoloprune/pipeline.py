@@ -22,7 +22,8 @@ from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 from yoloprune.measure.size import count, file_bytes
 from yoloprune.models import Source, input_size_of, save
-from yoloprune.plan import Budget, Origin, Planner, PrunePlan
+from yoloprune.plan import Budget, Origin, PrunePlan
+from yoloprune.planner import Planner
 from yoloprune.score import Reduce, Scores, score, sparsity_warning
 
 if TYPE_CHECKING:

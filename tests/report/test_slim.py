@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from yoloprune.channels.graph import ChannelGraph, Group, TensorAxis
-from yoloprune.plan import Budget, Origin, PrunePlan, plan
+from yoloprune.plan import Budget, Origin, PrunePlan
+from yoloprune.planner import plan
 from yoloprune.report.slim import compare, layer_widths, write_slim_report
 from yoloprune.score import Scores
 

@@ -14,7 +14,8 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.plan import Budget, Planner
+from yoloprune.plan import Budget
+from yoloprune.planner import Planner
 from yoloprune.score import score
 from yoloprune.train.run import parse_sparsity
 from yoloprune.train.sparsity import l1, planned

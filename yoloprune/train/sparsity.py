@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.errors import TrainError
-from yoloprune.plan import Budget, Planner
+from yoloprune.plan import Budget
+from yoloprune.planner import Planner
 from yoloprune.score import score
 
 
