@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from yoloprune.darknet.boxes import best_truth, box_iou, iou_delta, shape_iou
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.heads import (
     DetectionHead,
@@ -24,16 +25,7 @@ from yoloprune.darknet.heads import (
     YoloHead,
     YoloOptions,
 )
-from yoloprune.darknet.loss import (
-    DarknetLoss,
-    LossParts,
-    best_truth,
-    box_iou,
-    darknet_loss,
-    iou_delta,
-    pad_truth,
-    shape_iou,
-)
+from yoloprune.darknet.loss import DarknetLoss, LossParts, darknet_loss, pad_truth
 
 # ---------------------------------------------------------------------------------------------
 # ../shared: 11 settings of [yolo]
@@ -547,7 +539,7 @@ def test_best_truth_is_the_same_however_many_are_compared_at_once(
 ) -> None:
     boxes, truth = torch.rand(2, 4, 30), torch.rand(2, 9, 5)
     whole = best_truth(boxes, truth)
-    monkeypatch.setattr("yoloprune.darknet.loss.PAIRS_AT_ONCE", 120)
+    monkeypatch.setattr("yoloprune.darknet.boxes.PAIRS_AT_ONCE", 120)
     parts = best_truth(boxes, truth)
     assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
     for image in range(2):

@@ -107,7 +107,7 @@ class DarknetModel(DetectionModel):
         """The loss that the cfg's heads describe."""
         from yoloprune.darknet.loss import DarknetLoss
 
-        return DarknetLoss(self)
+        return DarknetLoss(self, seen=self.header.seen)
 
     def loss(self, batch: Mapping[str, Tensor], preds: Any = None) -> Any:
         """Darknet's training loss.
