@@ -18,7 +18,7 @@ import ultralytics.nn.tasks as ultralytics_tasks
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 
-from yoloprune.checkpoint import read_checkpoint, write_checkpoint
+from yoloprune.checkpoint import is_finished, read_checkpoint, write_checkpoint
 from yoloprune.darknet.cfg import cfg_bytes, read_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import CheckpointError, YoloPruneError
@@ -347,3 +347,22 @@ def test_unwritable_folder(yolo: DetectionModel, tmp_path: Path) -> None:
     with pytest.raises(YoloPruneError, match="cannot be written to"):
         write_checkpoint(yolo, tmp_path / "out" / "m.pt")
     assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_run_is_resumed_only_from_a_checkpoint_that_runs_nothing(tmp_path: Path) -> None:
+    path, marker = tmp_path / "last.pt", tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, (f"touch {marker}",)
+
+    torch.save({"epoch": 3, "ema": Hostile()}, path)
+    with pytest.raises(CheckpointError):
+        is_finished(path)
+    assert not marker.exists()
+    for epoch, finished in ((3, False), (-1, True)):
+        torch.save({"epoch": epoch}, path)
+        assert is_finished(path) is finished
+    torch.save({"model": None}, path)
+    with pytest.raises(CheckpointError, match="is of no training run"):
+        is_finished(path)

@@ -57,6 +57,22 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
     return model
 
 
+def is_finished(path: Path) -> bool:
+    """Whether the training run that wrote a checkpoint came to its end.
+
+    Args:
+        path: a ``last.pt``; read by the restricted unpickler.
+
+    Raises:
+        CheckpointError: it is damaged, names unknown classes, or is of no training run.
+    """
+    checkpoint = _unpickle(path, trust=False)
+    epoch = checkpoint.get("epoch") if isinstance(checkpoint, dict) else None
+    if not isinstance(epoch, int):
+        raise CheckpointError(f"{path}: is of no training run, so that none can be resumed.")
+    return epoch < 0  # Ultralytics strips a finished run's checkpoint so
+
+
 def _unpickle(path: Path, trust: bool) -> Any:
     from ultralytics.nn.tasks import torch_safe_load
 

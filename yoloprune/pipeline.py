@@ -74,8 +74,8 @@ class SlimResult:
     Attributes:
         model: the slim model.
         plan: what was removed.
-        summary: the machine-readable record that ``--json`` writes.
-        warnings: plain sentences for the user, logged before the cut.
+        summary: the machine-readable record that ``--json`` writes; its ``warnings`` are plain
+            sentences that were logged before the cut.
         graph: the channels that it was chosen from.
         scores: what each unit was worth.
     """
@@ -85,7 +85,6 @@ class SlimResult:
     graph: ChannelGraph
     scores: Scores
     summary: dict[str, Any]
-    warnings: tuple[str, ...]
 
 
 class _Stages:
@@ -131,7 +130,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     plan: PrunePlan = stages.run("plan", planner.plan, scores, options.budget, origin)
     remove = plan.remove(graph)
     warning = sparsity_warning(scores, graph, remove)
-    warnings = (*((warning,) if warning else ()), *plan.notes)
+    warnings = [*([warning] if warning else []), *plan.notes]
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
@@ -149,32 +148,29 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
             metrics = stages.run("val", evaluate, one, dataset, detect).metrics
             record |= {"AP": metrics.AP, "AP50": metrics.AP50}
     summary = {
+        **_account(plan, before, after),
         "model": str(source.model),
-        "asked": asdict(options.budget),
-        "reached": {
-            **asdict(plan.reached),
-            "params": 1 - after["params"] / before["params"],
-            "macs": 1 - after["macs"] / before["macs"],
-        },
         "criterion": options.criterion,
         "compensate": options.compensate,
         "imgsz": list(size),
-        "before": before,
-        "after": after,
         "self_test": {"max_rel_diff": test.max_rel_diff, "dtype": test.dtype},
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
-        "warnings": list(warnings),
+        "warnings": warnings,
         "environment": asdict(environment(options.device)),
     }
-    return SlimResult(
-        model=thin,
-        plan=plan,
-        graph=graph,
-        scores=scores,
-        summary=summary,
-        warnings=warnings,
-    )
+    return SlimResult(model=thin, plan=plan, graph=graph, scores=scores, summary=summary)
+
+
+def _account(plan: PrunePlan, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What was asked, what was reached, and both sides of it."""
+    saved = {key: 1 - after[key] / before[key] for key in ("params", "macs")}
+    return {
+        "asked": asdict(plan.budget),
+        "reached": {**asdict(plan.reached), **saved},
+        "before": before,
+        "after": after,
+    }
 
 
 def _tested(

@@ -107,10 +107,10 @@ class _Progress(Enum):
 def _progress(last: Path) -> _Progress:
     if not last.is_file():
         return _Progress.NONE
-    import torch
+    from yoloprune.checkpoint import is_finished
 
-    epoch = torch.load(last, map_location="cpu", weights_only=False)["epoch"]
-    return _Progress.FINISHED if epoch < 0 else _Progress.BEGUN
+    # Ultralytics will unpickle it without restriction: what is refused here never gets there
+    return _Progress.FINISHED if is_finished(last) else _Progress.BEGUN
 
 
 def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) -> Any:
