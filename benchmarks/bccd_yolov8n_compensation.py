@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bccd_loop import write_table
+from shared_data import write_table
 from torch import nn
 
 from yoloprune.channels import trace

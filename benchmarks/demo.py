@@ -31,7 +31,8 @@ from yoloprune.predict import boxes_of
 from yoloprune.report.plots import Panel, detections_picture
 from yoloprune.report.slim import write_slim_report
 from yoloprune.show import quantity
-from yoloprune.train.run import TrainOptions, train
+from yoloprune.train.options import TrainOptions
+from yoloprune.train.run import train
 
 SIZE = 160
 FINE_TUNE = {

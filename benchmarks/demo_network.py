@@ -16,7 +16,8 @@ from yoloprune.demo_data import ShapesSpec, write_shapes
 from yoloprune.files import write_bytes
 from yoloprune.models import load
 from yoloprune.plan import Budget
-from yoloprune.train.run import TrainOptions, train
+from yoloprune.train.options import SparsityOptions, TrainOptions
+from yoloprune.train.run import train
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
@@ -43,18 +44,19 @@ def main() -> None:
     data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
     torch.manual_seed(0)
     model, _ = load(ROOT / "cfg/yoloprune-demo.cfg", scratch=True)
+    sparsity = SparsityOptions(budget=Budget(percent=args.percent))
     stages = (
         ("dense", args.epochs, None, DENSE),
-        ("sparse", args.sparse_epochs, Budget(percent=args.percent), SPARSE),
+        ("sparse", args.sparse_epochs, sparsity, SPARSE),
     )
-    for name, epochs, sparsity, settings in stages:
+    for name, epochs, sparse, settings in stages:
         options = TrainOptions(
             data=str(data),
             epochs=epochs,
             imgsz=160,
             batch=16,
             device="cpu",
-            sparsity=sparsity,
+            sparsity=sparse,
             resume=True,
             extra={**SETTINGS, **settings},
         )

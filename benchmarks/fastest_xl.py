@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bccd_loop import link_data, write_table
+from shared_data import link_data, write_table
 from torch import nn
 
 from yoloprune.files import write_bytes
@@ -20,7 +20,8 @@ from yoloprune.measure.detect import DetectOptions
 from yoloprune.models import load
 from yoloprune.pipeline import SlimOptions, slim
 from yoloprune.plan import Budget
-from yoloprune.train.run import TrainOptions, train
+from yoloprune.train.options import TrainOptions
+from yoloprune.train.run import train
 
 ROOT = Path(__file__).parent.parent
 SIZE = 320

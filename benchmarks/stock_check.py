@@ -265,7 +265,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent))
-    from bccd_loop import link_data, write_table
+    from shared_data import link_data, write_table
 
     with tempfile.TemporaryDirectory(prefix="stock-check-") as name:
         folder = Path(name)

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from yoloprune.models import Source, load, save
     from yoloprune.pipeline import SlimOptions, SlimResult, slim
     from yoloprune.plan import Budget
-    from yoloprune.train.run import TrainOptions, TrainResult
+    from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+    from yoloprune.train.run import TrainResult
     from yoloprune.train.run import train as train_model
     from yoloprune.train.trainer import trainer_for
 
 __all__ = [
     "Budget",
+    "DistillOptions",
     "ExportOptions",
     "ExportResult",
     "SlimOptions",
     "SlimResult",
     "Source",
+    "SparsityOptions",
     "TrainOptions",
     "TrainResult",
     "YoloPruneError",
@@ -43,12 +46,14 @@ __all__ = [
 
 _HOMES = {
     "Budget": "plan",
+    "DistillOptions": "train.options",
     "ExportOptions": "export",
     "ExportResult": "export",
     "SlimOptions": "pipeline",
     "SlimResult": "pipeline",
     "Source": "models",
-    "TrainOptions": "train.run",
+    "SparsityOptions": "train.options",
+    "TrainOptions": "train.options",
     "TrainResult": "train.run",
     "YoloPruneError": "errors",
     "cut_units": "cut",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -113,6 +114,11 @@ def _write_json(path: Path | None, record: dict[str, Any]) -> None:
         from yoloprune.files import write_bytes
 
         write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the one of a distributed run that speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _say(text: str) -> None:
@@ -293,16 +299,39 @@ def train(
     imgsz: ImgszOpt = None,
     batch: Annotated[int, typer.Option(help="Pictures a step.", min=1)] = 16,
     sparsity: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="auto: bring the channels that --percent would remove to zero; "
-            "a number: L1 of that strength on the BatchNorm scales; 0: none."
+            help="auto: bring the channels that a cut of --percent would remove to zero, with "
+            "nothing to tune (the default where --percent is given); l1, prox, group: a penalty "
+            "of --strength on the BatchNorm scales; none."
         ),
-    ] = "0",
-    percent: PercentOpt = 0.5,
+    ] = None,
+    percent: Annotated[
+        float | None, typer.Option(help="Share of prunable channels that the cut will remove.")
+    ] = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
+    until: Annotated[
+        float, typer.Option(help="Share of the epochs after which auto's channels stand at zero.")
+    ] = 0.7,
+    strength: Annotated[
+        float, typer.Option(help="Of l1, prox and group; times the learning rate in each step.")
+    ] = 0.0,
+    decay: Annotated[
+        str,
+        typer.Option(help="Of the strength after half of the epochs: none, half (all), or kept."),
+    ] = "none",
+    teacher: Annotated[
+        str | None, typer.Option(help="Trained network to learn from, too: .pt or .cfg.")
+    ] = None,
+    distil_mode: Annotated[
+        str,
+        typer.Option(
+            "--distil", help="What to learn from it: output of the heads, feature before them, off."
+        ),
+    ] = "output",
+    distil_weight: Annotated[float, typer.Option(help="Of its loss beside the labels'.")] = 1.0,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[
@@ -321,13 +350,36 @@ def train(
     from yoloprune import show
     from yoloprune.files import check_writable
     from yoloprune.measure.data import load_dataset
+    from yoloprune.train.options import (
+        DistillOptions,
+        SparsityOptions,
+        TrainOptions,
+        parse_settings,
+    )
 
-    budget = _budget(percent, min_channels, max_layer_prune, round_to)
+    method = sparsity or ("none" if percent is None else "auto")
+    sparse = distil = None
+    if method != "none":
+        budget = _budget(percent or 0.5, min_channels, max_layer_prune, round_to)
+        sparse = SparsityOptions(
+            budget=budget,
+            method=method,  # type: ignore[arg-type]
+            strength=strength,
+            decay=decay,  # type: ignore[arg-type]
+            until=until,
+        )
+    if teacher is not None and distil_mode != "off":
+        distil = DistillOptions(
+            teacher=teacher,
+            mode=distil_mode,  # type: ignore[arg-type]
+            weight=distil_weight,
+            trust=trust,
+        )
     check_writable(out)
     loaded, source = _load(model, cfg, weights, scratch=scratch, trust=trust)
     from yoloprune.checkpoint import task_of
     from yoloprune.models import input_size_of
-    from yoloprune.train.run import TrainOptions, parse_settings, parse_sparsity
+    from yoloprune.report.sparsity import write_sparsity_picture
     from yoloprune.train.run import train as run
 
     options = TrainOptions(
@@ -337,19 +389,28 @@ def train(
         batch=batch,
         device=device,
         seed=seed,
-        sparsity=parse_sparsity(sparsity, budget),
+        sparsity=sparse,
+        distil=distil,
         resume=resume,
         extra=parse_settings(settings or []),
     )
     if task_of(loaded) == "detect":  # other labels are for Ultralytics to read
-        _say(f"training on {len(load_dataset(data, split='train').images)} pictures")
-    _say(f"results in {out}")
+        pictures = len(load_dataset(data, split="train").images)
+        if _is_first():
+            _say(f"training on {pictures} pictures")
+    if _is_first():
+        _say(f"results in {out}")
     result = run(loaded, out, options)
-    record = {
+    if not result.files:  # another process of a distributed run has them
+        return
+    record: dict[str, Any] = {
         "model": str(source.model),
         "data": data,
         "files": {"model": [str(file) for file in result.files]},
     }
+    if sparse is not None:
+        record["sparsity"] = result.sparsity
+        record["files"]["sparsity"] = str(write_sparsity_picture(out))
     show.train(record)
     _write_json(json_file, record)
 
@@ -386,7 +447,7 @@ def export(
     check_writable(out)
     loaded, source = _load(model, cfg, weights, trust=trust)
     from yoloprune.export import ExportOptions, export_model
-    from yoloprune.train.run import parse_settings
+    from yoloprune.train.options import parse_settings
 
     options = ExportOptions(
         out=out,

@@ -151,10 +151,20 @@ def predict(record: Mapping[str, Any]) -> None:
 
 
 def train(record: Mapping[str, Any]) -> None:
-    """Where the trained models are."""
+    """How sparse the scales are, and where the trained models are."""
     console = _console()
-    for path in record["files"]["model"]:
-        console.print(f"wrote {path}", soft_wrap=True)
+    sparse = record.get("sparsity")
+    if sparse:
+        gamma = sparse["gamma"]
+        spread = ", ".join(f"{name} {gamma[name]:.3g}" for name in ("p25", "p50", "p75", "max"))
+        console.print(
+            f"{sparse['zero_units']} of {sparse['units']} prunable units stand at zero "
+            f"({sparse['zero_share']:.1%}); |gamma|: {spread}"
+        )
+    files = record["files"]
+    for path in (*files["model"], files.get("sparsity")):
+        if path:
+            console.print(f"wrote {path}", soft_wrap=True)
 
 
 def export(record: Mapping[str, Any]) -> None:

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from yoloprune.errors import DataError, TrainError
 from yoloprune.models import save
-from yoloprune.plan import Budget
+from yoloprune.train.options import DistillOptions, TrainOptions
 
-if TYPE_CHECKING:
-    from yoloprune.train.sparsity import Sparsity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """How to train.
-
-    Attributes:
-        data: Ultralytics data YAML.
-        epochs: passes over the training split.
-        imgsz: side of the square input, pixels.
-        batch: pictures a step.
-        device: as Ultralytics reads it: ``cpu``, ``0``, ``0,1``.
-        seed: of everything random.
-        sparsity: L1 factor on the gammas of prunable units; or the budget of the cut to come,
-            whose units are then brought to exact zero; None is neither.
-        resume: go on from ``weights/last.pt`` of an interrupted run in the same folder.
-        extra: further Ultralytics settings, passed through.
-    """
-
-    data: str
-    epochs: int
-    imgsz: int
-    batch: int = 16
-    device: str = ""
-    seed: int = 0
-    sparsity: float | Budget | None = None
-    resume: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+DIS = 6.0
+"""Ultralytics' default weight of its distillation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +26,14 @@ class TrainResult:
         last: the EMA of the last epoch.
         files: model files in the input's own format, ``best`` first.
         folder: everything that was written.
+        sparsity: the last line of ``sparsity.jsonl``; None without sparsity.
     """
 
     best: nn.Module
     last: nn.Module
     files: tuple[Path, ...]
     folder: Path
+    sparsity: dict[str, Any] | None = None
 
 
 def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
@@ -75,25 +48,36 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         DataError: the data set cannot be read.
         TrainError: training failed.
     """
-    from yoloprune.checkpoint import read_checkpoint
+    from ultralytics.utils import RANK
+
+    from yoloprune.checkpoint import read_checkpoint, write_checkpoint
+    from yoloprune.train.exact import FILE
+    from yoloprune.train.log import LOG, read_log
 
     weights = out / "weights"
-    state = _progress(weights / "last.pt") if options.resume else _Progress.NONE
-    if state is not _Progress.FINISHED:
-        settings = _settings(model, out, options)
-        if state is _Progress.BEGUN:
-            settings |= {"resume": str(weights / "last.pt"), "model": str(weights / "last.pt")}
-        trainer = _trainer(model, settings, options)
-        if state is _Progress.NONE:
-            trainer.model = trainer.get_model(weights=model)
-        if options.sparsity is not None:
-            trained = trainer.model if isinstance(trainer.model, nn.Module) else model
-            trainer.sparsity = _sparsity(trained, options.sparsity)
+    progress = _progress(weights) if options.resume else _Progress.NONE
+    if progress in (_Progress.NONE, _Progress.BEGUN):
+        trainer = _prepared(model, out, options, progress)
         trainer.train()
-    best = read_checkpoint(weights / "best.pt")
-    last = read_checkpoint(weights / "last.pt")
-    files = (*save(best, weights / "best"), *save(last, weights / "last"))
-    return TrainResult(best=best, last=last, files=files, folder=out)
+        if RANK > 0:  # files are the first process's business
+            averaged = trainer.ema.ema
+            return TrainResult(best=averaged, last=averaged, files=(), folder=out)
+    files: list[Path] = []
+    models = {}
+    for name in ("best", "last"):  # last comes last: when it is finished, all is
+        models[name] = read_checkpoint(weights / f"{name}.pt")
+        files += save(models[name], weights / name)
+        if progress is _Progress.TRAINED:
+            write_checkpoint(models[name], weights / f"{name}.pt")
+    (weights / FILE).unlink(missing_ok=True)
+    rows = read_log(out / LOG) if options.sparsity is not None else []
+    return TrainResult(
+        best=models["best"],
+        last=models["last"],
+        files=tuple(files),
+        folder=out,
+        sparsity=rows[-1] if rows else None,
+    )
 
 
 class _Progress(Enum):
@@ -101,16 +85,44 @@ class _Progress(Enum):
 
     NONE = auto()
     BEGUN = auto()
+    TRAINED = auto()
     FINISHED = auto()
 
 
-def _progress(last: Path) -> _Progress:
-    if not last.is_file():
+def _progress(weights: Path) -> _Progress:
+    if not (weights / "last.pt").is_file():
         return _Progress.NONE
     from yoloprune.checkpoint import is_finished
+    from yoloprune.train.exact import read_state
 
     # Ultralytics will unpickle it without restriction: what is refused here never gets there
-    return _Progress.FINISHED if is_finished(last) else _Progress.BEGUN
+    if is_finished(weights / "last.pt"):
+        return _Progress.FINISHED
+    state = read_state(weights)
+    return _Progress.TRAINED if state and state["stop"] else _Progress.BEGUN
+
+
+def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Progress) -> Any:
+    """A trainer that only has to be started."""
+    from ultralytics.utils import RANK
+
+    from yoloprune.train.distil import check_teacher
+    from yoloprune.train.equip import Equip
+    from yoloprune.train.exact import FILE
+
+    weights = out / "weights"
+    settings = _settings(model, out, options)
+    if progress is _Progress.BEGUN:
+        settings |= {"resume": str(weights / "last.pt"), "model": str(weights / "last.pt")}
+    trainer = _trainer(model, settings, options)
+    if progress is _Progress.NONE:
+        trainer.model = trainer.get_model(weights=model)
+        if options.distil is not None:
+            check_teacher(trainer.model, options.distil)
+        if RANK in {-1, 0}:  # of an earlier run
+            (weights / FILE).unlink(missing_ok=True)
+    trainer.add_callback("on_pretrain_routine_end", Equip(options))
+    return trainer
 
 
 def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) -> Any:
@@ -128,11 +140,6 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
     from yoloprune.checkpoint import task_of
 
-    if "," in options.device:
-        # Ultralytics starts its workers anew from settings, which carry neither model nor sparsity
-        raise TrainError(
-            f"--device: several devices are not supported yet, got {options.device}. Name one."
-        )
     out = out.resolve()
     return {
         "task": task_of(model),
@@ -147,51 +154,22 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
         "project": str(out.parent),
         "name": out.name,
         "exist_ok": True,
+        **_distillation(model, options.distil),
         **options.extra,
     }
 
 
-def _sparsity(model: nn.Module, wish: float | Budget) -> Sparsity:
-    from yoloprune.channels.trace import trace
-    from yoloprune.train.sparsity import l1, planned
+def _distillation(model: nn.Module, options: DistillOptions | None) -> dict[str, Any]:
+    """The settings of Ultralytics' own distillation, where it is the one to use."""
+    from yoloprune.darknet.network import DarknetModel
 
-    graph = trace(model)
-    return planned(model, graph, wish) if isinstance(wish, Budget) else l1(model, graph, wish)
+    if options is None or options.mode != "feature" or isinstance(model, DarknetModel):
+        return {}
+    return {
+        "distill_model": str(Path(options.teacher).resolve()),
+        "dis": DIS * options.weight,
+    }
 
 
 def _first_line(exc: BaseException) -> str:
     return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-
-
-def parse_sparsity(text: str, budget: Budget) -> float | Budget | None:
-    """Read ``--sparsity``: a strength, ``0`` for none, or ``auto`` for the units of a budget.
-
-    Raises:
-        TrainError: it is neither.
-    """
-    if text == "auto":
-        return budget
-    try:
-        strength = float(text)
-    except ValueError:
-        strength = -1.0
-    if not 0 <= strength < float("inf"):
-        raise TrainError(f"--sparsity: must be auto or a number of at least 0, got {text}.")
-    return strength or None
-
-
-def parse_settings(items: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` settings; values are YAML scalars.
-
-    Raises:
-        TrainError: an item has no ``=``.
-    """
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise TrainError(f"--set: expected key=value, got '{item}'.")
-        settings[key.strip()] = yaml.safe_load(value)
-    return settings

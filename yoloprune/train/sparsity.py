@@ -1,173 +1,328 @@
-"""Sparsity on BatchNorm scales, as a step of its own after the optimizer's.
+"""Sparsity on BatchNorm scales (gammas), as a step of its own after the optimizer's.
 
-As it is no gradient, a loss scale (AMP) or gradient accumulation cannot change it, and it
-reaches exact zeros.
+As nothing here goes through a gradient, a loss scale (AMP) or gradient accumulation cannot
+change it, and every process of a distributed run takes the same step on the same scales.
 
 Reference: Liu et al. 2017, "Learning Efficient Convolutional Networks through Network
-Slimming", section 3; the proximal step is Parikh & Boyd 2014, section 6.5.2.
+Slimming", section 3; the proximal steps are those of Parikh & Boyd 2014, section 6.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from yoloprune.channels.graph import ChannelGraph, IntArray
+from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import TrainError
-from yoloprune.plan import Budget
 from yoloprune.planner import Planner
 from yoloprune.score import score
+from yoloprune.train.options import SparsityOptions
+
+EVERY = 5
+"""Optimizer steps between two choices of the planner."""
+DECAYED = 0.01
+"""What is left of a strength after its decay."""
+HALF = 0.5
+"""Share of the epochs after which a strength decays."""
 
 
-class Sparsity(Protocol):
-    """What a trainer asks after each optimizer step."""
+class Gammas:
+    """The prunable BatchNorm scales of a model, as one vector: a handful of kernels a step.
 
+    The shifts (betas) that stand beside them are read and written in the same way.
+
+    Attributes:
+        graph: of the model.
+        names: the BatchNorm weights that hold prunable channels.
+        units: int64 ``[n]``, the unit of each scale.
+        free: bool ``[n]``, true where it may be removed.
+
+    Raises:
+        TrainError: there are none.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        norms = {
+            f"{name}.weight"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+        }
+        prunable = graph.prunable
+        axes = [a for a in graph.axes if a.tensor in norms and prunable[a.units].any()]
+        if not axes:
+            raise TrainError("--sparsity: the model has no prunable BatchNorm. Is it fused?")
+        self.graph = graph
+        self.names = tuple(axis.tensor for axis in axes)
+        self.sizes = [axis.units.size for axis in axes]
+        self.units = np.concatenate([axis.units for axis in axes])
+        self.free = prunable[self.units]
+
+    def parameters(self, model: nn.Module, *, beta: bool = False) -> list[Tensor]:
+        """The weights, or the biases beside them, in the order of ``names``."""
+        names = (f"{name[:-6]}bias" if beta else name for name in self.names)
+        return [model.get_parameter(name).detach() for name in names]
+
+    def read(self, model: nn.Module, *, beta: bool = False) -> Tensor:
+        """Float32 ``[n]``: a copy of every scale, or of every shift."""
+        return torch.cat(self.parameters(model, beta=beta)).float()
+
+    def write(self, model: nn.Module, values: Tensor, *, beta: bool = False) -> None:
+        """Put scales, or shifts, in place; ``values`` is ``[n]``."""
+        torch._foreach_copy_(
+            self.parameters(model, beta=beta), list(torch.split(values, self.sizes))
+        )
+
+    def zero_units(self, model: nn.Module) -> NDArray[np.bool_]:
+        """Bool ``[n_units]``: prunable units of which every scale is exactly zero."""
+        alive = self.read(model).cpu().numpy() != 0
+        n = self.graph.n_units
+        zero: NDArray[np.bool_] = np.bincount(self.units[self.free], minlength=n) > 0
+        zero &= np.bincount(self.units[self.free & alive], minlength=n) == 0
+        return zero
+
+
+class Sparsity(ABC):
+    """What a trainer asks after each optimizer step.
+
+    Attributes:
+        gammas: what it works on.
+        threshold: the last bound or step length, for the log.
+    """
+
+    def __init__(self, gammas: Gammas) -> None:
+        self.gammas = gammas
+        self.threshold = 0.0
+        self._masks: dict[str, Tensor] = {}
+
+    @abstractmethod
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:
-        """Make ``model`` sparser, in place; ``progress`` is the share of training done."""
+        """Make ``model`` sparser, in place.
+
+        Args:
+            model: what was just stepped.
+            optimizer: whose learning rates scale a penalty.
+            progress: share of the training that this step completes, in (0, 1].
+        """
+
+    def done(self, progress: float) -> bool:
+        """Whether what is evaluated from now on has the sparsity that was asked for."""
+        return True
 
     def follow(self, model: nn.Module, ema: nn.Module) -> None:
         """Give the averaged model the exact zeros of ``model``, in place."""
+        zero = (self.gammas.read(model) == 0) & self._on("free", self.gammas.free, model)
+        for beta in (False, True):
+            zero = zero & (self.gammas.read(model, beta=beta) == 0)
+            self.gammas.write(ema, self.gammas.read(ema, beta=beta).masked_fill(zero, 0), beta=beta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to take the same steps: plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most have none
+        """Take up what :meth:`state_dict` gave."""
+
+    def _on(self, name: str, mask: NDArray[np.bool_], model: nn.Module) -> Tensor:
+        """A mask on the model's device, copied there once a name."""
+        device = model.get_parameter(self.gammas.names[0]).device
+        held = self._masks.get(name)
+        if held is None or held.device != device:
+            held = self._masks[name] = torch.from_numpy(mask).to(device)
+        return held
 
 
-@dataclass(frozen=True, slots=True)
-class ProximalL1:
-    """L1 on the gammas of prunable units, by a soft threshold.
+class _Chooser:
+    """The planner's choice on the present scales, renewed every few steps."""
 
-    The threshold is ``strength`` times the learning rate of the gamma's parameter group: the
-    exact proximal operator of ``strength · |gamma|``.
+    def __init__(self, gammas: Gammas, options: SparsityOptions) -> None:
+        self.planner = Planner(gammas.graph)
+        self.gammas, self.budget = gammas, options.budget
+        self.steps = 0
+        self.units: NDArray[np.bool_] | None = None
 
-    Attributes:
-        strength: the L1 factor, above 0.
-        prunable: BatchNorm weight's name → bool ``[C]``, true where the channel may be removed.
+    def renew(self, model: nn.Module, *, moving: bool) -> NDArray[np.bool_]:
+        """Bool ``[n]``: scales whose unit a plan would remove; stays where not ``moving``."""
+        if self.units is None or (moving and self.steps % EVERY == 0):
+            self.units = np.zeros(self.gammas.graph.n_units, dtype=bool)
+            self.units[self.planner.choose(score(model, self.gammas.graph), self.budget)] = True
+        self.steps += 1
+        goes: NDArray[np.bool_] = self.units[self.gammas.units]
+        return goes
+
+    def state_dict(self) -> dict[str, Any]:
+        units = None if self.units is None else torch.from_numpy(self.units.copy())
+        return {"steps": self.steps, "units": units}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = int(state["steps"])
+        self.units = None if state["units"] is None else state["units"].cpu().numpy()
+
+
+class PlannedShrinking(Sparsity):
+    """``auto``: brings exactly the units that a plan would remove to zero.
+
+    Every few steps the planner itself chooses on the present gammas, with all its floors,
+    balances and rounding. The gammas of what it chose are held under a bound that falls
+    linearly to zero; all others are free. Then the rest of the epochs train the survivors. A
+    sparsifier that chose by another rule would zero whole layers, and the plan, which may not,
+    would remove live channels in their place.
+
+    Their betas go the same way: a channel whose gamma alone is zero still says act(beta), a
+    constant that the next convolution sees everywhere but in its padding. Without it the cut
+    changes nothing at all.
     """
 
-    strength: float
-    prunable: Mapping[str, NDArray[np.bool_]]
-
-    @torch.no_grad()
-    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:
-        """Shrink every prunable gamma towards zero."""
-        rates = {
-            id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]
-        }
-        for name, mask in self.prunable.items():
-            gamma = model.get_parameter(name)
-            threshold = self.strength * rates.get(id(gamma), 0.0)
-            shrunk = torch.sign(gamma) * torch.clamp(gamma.abs() - threshold, min=0)
-            gamma.copy_(torch.where(_tensor(mask, gamma), shrunk, gamma))
-
-    def follow(self, model: nn.Module, ema: nn.Module) -> None:
-        """Copy the exact zeros."""
-        copy_zeros(model, ema, self.prunable)
-
-
-@dataclass(slots=True)
-class PlannedShrinking:
-    """Brings exactly the units that a plan would remove to zero; there is no strength to tune.
-
-    Every few steps the planner itself chooses on the present gammas, with all its floors and
-    balances. The gammas of what it chose are held under a bound that falls linearly to zero;
-    all others are free. Then the rest of the epochs train the survivors. A sparsifier that
-    chose by another rule would zero whole layers, and the plan, which may not, would remove
-    live channels in their place.
-
-    Attributes:
-        planner: of the model's graph.
-        budget: what the cut will be asked for.
-        units: BatchNorm weight's name → int64 ``[C]``, the unit of each channel.
-        prunable: BatchNorm weight's name → bool ``[C]``.
-        top: the bound at the start: the largest gamma that a plan would remove then.
-        until: share of training at which the bound is zero.
-        every: optimizer steps between two choices.
-    """
-
-    planner: Planner
-    budget: Budget
-    units: Mapping[str, IntArray]
-    prunable: Mapping[str, NDArray[np.bool_]]
-    top: float
-    until: float = 0.7
-    every: int = 5
-    _steps: int = 0
-    _chosen: NDArray[np.bool_] | None = field(default=None, repr=False)
+    def __init__(self, model: nn.Module, gammas: Gammas, options: SparsityOptions) -> None:
+        super().__init__(gammas)
+        self.until = options.until
+        self._chooser = _Chooser(gammas, options)
+        scores = score(model, gammas.graph)
+        chosen = self._chooser.planner.choose(scores, options.budget)
+        self.top = float(scores.values[chosen].max()) if chosen.size else 0.0
+        held = np.isin(gammas.units, chosen)
+        betas = gammas.read(model, beta=True).abs().cpu().numpy()[held]
+        self.beta_top = float(betas.max()) if betas.size else 0.0
 
     @torch.no_grad()
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:
         """Choose anew now and then, and hold the chosen under the bound."""
-        bound = self.top * max(0.0, 1.0 - progress / self.until)
-        if self._chosen is None or (bound > 0 and self._steps % self.every == 0):
-            graph = self.planner.graph
-            self._chosen = np.zeros(graph.n_units, dtype=bool)
-            self._chosen[self.planner.choose(score(model, graph), self.budget)] = True
-        self._steps += 1
-        for name, units in self.units.items():
-            gamma = model.get_parameter(name)
-            held = _tensor(self._chosen[units], gamma)
-            gamma.copy_(torch.where(held, gamma.clamp(-bound, bound), gamma))
+        left = max(0.0, 1.0 - progress / self.until)
+        self.threshold = self.top * left
+        before = self._chooser.units
+        chosen = self._chooser.renew(model, moving=left > 0)
+        if self._chooser.units is not before:
+            self._masks.pop("chosen", None)
+        held = self._on("chosen", chosen, model)
+        for beta, top in ((False, self.top), (True, self.beta_top)):
+            values = self.gammas.read(model, beta=beta)
+            bounded = values.clamp(-top * left, top * left)
+            self.gammas.write(model, torch.where(held, bounded, values), beta=beta)
 
-    def follow(self, model: nn.Module, ema: nn.Module) -> None:
-        """Copy the exact zeros."""
-        copy_zeros(model, ema, self.prunable)
+    def done(self, progress: float) -> bool:
+        """From when the bound is zero."""
+        return progress >= self.until
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the bounds start, and the last choice."""
+        return {"top": self.top, "beta_top": self.beta_top, **self._chooser.state_dict()}
 
-@torch.no_grad()
-def copy_zeros(model: nn.Module, ema: nn.Module, prunable: Mapping[str, NDArray[np.bool_]]) -> None:
-    """Zero the prunable gammas of ``ema`` that are exactly zero in ``model``."""
-    for name, mask in prunable.items():
-        gamma = model.get_parameter(name)
-        zero = (gamma == 0) & _tensor(mask, gamma)
-        ema.get_parameter(name).masked_fill_(zero, 0.0)
-
-
-def _tensor(mask: NDArray[np.bool_], like: Tensor) -> Tensor:
-    return torch.from_numpy(mask).to(like.device)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.top, self.beta_top = float(state["top"]), float(state["beta_top"])
+        self._chooser.load_state_dict(state)
+        self._masks.pop("chosen", None)
 
 
-def l1(model: nn.Module, graph: ChannelGraph, strength: float) -> ProximalL1:
-    """L1 sparsity of a given strength for a model.
+class Penalty(Sparsity):
+    """A penalty of given strength on the gammas of prunable channels.
 
-    Raises:
-        TrainError: the strength is negative, or the model has no prunable BatchNorm.
+    Its step length is the strength times the learning rate of the gamma's parameter group, so
+    that layers without one (frozen ones) are left alone.
     """
-    if not strength > 0:
-        raise TrainError(f"--sparsity: must be above 0 or auto, got {strength}.")
-    return ProximalL1(strength, _prunable(model, graph)[1])
+
+    def __init__(self, model: nn.Module, gammas: Gammas, options: SparsityOptions) -> None:
+        super().__init__(gammas)
+        self.strength, self.decay = options.strength, options.decay
+        self._chooser = _Chooser(gammas, options)
+
+    @torch.no_grad()
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:
+        """Shrink every prunable gamma towards zero."""
+        values = self.gammas.read(model)
+        amount = self._rates(model, optimizer).to(values) * self.strength
+        amount = amount * self._on("free", self.gammas.free, model)
+        if self.decay != "none" and progress > HALF:
+            amount = amount * self._decayed(model).to(values)
+        self.threshold = float(amount.max()) if amount.numel() else 0.0
+        self.gammas.write(model, self.shrunk(values, amount))
+
+    @abstractmethod
+    def shrunk(self, values: Tensor, amount: Tensor) -> Tensor:
+        """The scales one step further; both ``[n]``, ``amount`` at least 0."""
+
+    def _rates(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        rates = {
+            id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]
+        }
+        of_layer = [
+            rates.get(id(weight), 0.0) if weight.requires_grad else 0.0
+            for weight in map(model.get_parameter, self.gammas.names)
+        ]
+        return torch.from_numpy(np.repeat(of_layer, self.gammas.sizes))
+
+    def _decayed(self, model: nn.Module) -> Tensor:
+        if self.decay == "half":
+            return torch.tensor(DECAYED)
+        goes = self._chooser.renew(model, moving=True)
+        return torch.from_numpy(np.where(goes, 1.0, DECAYED))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last choice."""
+        return self._chooser.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self._chooser.load_state_dict(state)
 
 
-def planned(model: nn.Module, graph: ChannelGraph, budget: Budget) -> PlannedShrinking:
-    """Sparsity that ends in what a plan for ``budget`` removes.
+class SubgradientL1(Penalty):
+    """``l1``: a step along the sub-gradient of ``strength · |gamma|``; zeros are only neared.
+
+    Reference: Liu et al. 2017, section 3; there it enters the optimizer's gradient, which for
+    SGD without momentum is the same.
+    """
+
+    def shrunk(self, values: Tensor, amount: Tensor) -> Tensor:
+        """``gamma - amount · sign(gamma)``."""
+        return values - amount * values.sign()
+
+
+class ProximalL1(Penalty):
+    """``prox``: the exact proximal operator of ``strength · |gamma|``, a soft threshold."""
+
+    def shrunk(self, values: Tensor, amount: Tensor) -> Tensor:
+        """``sign(gamma) · max(|gamma| - amount, 0)``."""
+        return values.sign() * (values.abs() - amount).clamp(min=0)
+
+
+class GroupLasso(Penalty):
+    """``group``: tied gammas of a unit shrink by one factor, and reach zero together.
+
+    The proximal operator of ``strength · sqrt(n) · ||gammas of the unit||``.
+
+    Reference: Yuan & Lin 2006, "Model selection and estimation in regression with grouped
+    variables".
+    """
+
+    def shrunk(self, values: Tensor, amount: Tensor) -> Tensor:
+        """Scale each unit's gammas by ``max(0, 1 - sqrt(n) · amount / norm)``."""
+        unit = torch.from_numpy(self.gammas.units).to(values.device)
+        zeros = values.new_zeros(self.gammas.graph.n_units)
+        size = zeros.index_add(0, unit, torch.ones_like(values)).clamp(min=1)
+        norm = zeros.index_add(0, unit, values.square()).sqrt()
+        step = zeros.index_add(0, unit, amount) / size
+        factor = (1 - size.sqrt() * step / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(0)
+        return torch.where(amount > 0, values * factor[unit], values)
+
+
+METHODS: dict[str, type[PlannedShrinking | Penalty]] = {
+    "auto": PlannedShrinking,
+    "l1": SubgradientL1,
+    "prox": ProximalL1,
+    "group": GroupLasso,
+}
+"""Name of a method → its class."""
+
+
+def sparsity_of(model: nn.Module, graph: ChannelGraph, options: SparsityOptions) -> Sparsity:
+    """The method that options name, for a model.
 
     Raises:
         TrainError: the model has no prunable BatchNorm.
     """
-    units, prunable = _prunable(model, graph)
-    planner = Planner(graph)
-    scores = score(model, graph)
-    chosen = planner.choose(scores, budget)
-    top = float(scores.values[chosen].max()) if chosen.size else 0.0
-    return PlannedShrinking(planner, budget, units, prunable, top)
-
-
-def _prunable(
-    model: nn.Module, graph: ChannelGraph
-) -> tuple[dict[str, IntArray], dict[str, NDArray[np.bool_]]]:
-    """Units, and which are prunable, of the BatchNorm weights that have any of these."""
-    norms = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
-    }
-    units = {
-        axis.tensor: axis.units
-        for axis in graph.axes
-        if axis.tensor in norms and graph.prunable[axis.units].any()
-    }
-    if not units:
-        raise TrainError("--sparsity: the model has no prunable BatchNorm. Is it fused?")
-    return units, {name: graph.prunable[index] for name, index in units.items()}
+    return METHODS[options.method](model, Gammas(model, graph), options)

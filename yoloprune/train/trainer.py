@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from torch import distributed as dist
 from torch import nn
 from ultralytics.data import YOLODataset, build_yolo_dataset
 from ultralytics.data.augment import Compose, LetterBox
@@ -26,11 +31,14 @@ from ultralytics.nn.tasks import (
     YOLOEModel,
     YOLOESegModel,
 )
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils import LOCAL_RANK, RANK
+from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from yoloprune.checkpoint import task_of
 from yoloprune.errors import TrainError
 from yoloprune.marker import is_marked, mark
+from yoloprune.models import save
+from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.sparsity import Sparsity
 
@@ -75,13 +83,31 @@ class StructureKeeping:
     Stock Ultralytics rebuilds the network from ``model.yaml`` and copies the tensors that still
     fit, so that a slim model grows back. This one never rebuilds.
 
+    A killed run goes on exactly, see :mod:`yoloprune.train.exact`, and runs that torchrun
+    starts span machines.
+
     Attributes:
         sparsity: applied after each optimizer step, before the EMA takes the weights in.
+        taught: whether a teacher's loss, which validation does not have, is in the training loss.
+        snapshots: epochs, from 1, after which the averaged model is kept.
+        resumed_sparsity: what the sparsity of a resumed run starts from.
+        last_step: number of the batch that the last optimizer step followed, from 0.
     """
 
     sparsity: Sparsity | None = None
-    _counted = -1
-    _steps = 0
+    snapshots: tuple[int, ...] = ()
+    taught = False
+    resumed_sparsity: dict[str, Any] | None = None
+    last_step = -1
+    _batches = 0
+    _accumulate = 1
+    _ahead = 0
+    _state: dict[str, Any] | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if RANK != -1:  # stock counts the devices of one machine, and none of CPUs
+            self.world_size = int(os.environ["WORLD_SIZE"])
 
     def get_model(
         self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True
@@ -122,44 +148,171 @@ class StructureKeeping:
         mark(model)
         return cast(nn.Module, model)
 
+    def run_callbacks(self, event: str) -> None:
+        """As stock, after what an epoch and a batch need to be repeatable."""
+        if event == "on_train_epoch_start":
+            self._begin_epoch()
+        elif event == "on_train_batch_start":
+            self._batches += 1
+        super().run_callbacks(event)  # type: ignore[misc]
+
+    def _begin_epoch(self) -> None:
+        trainer: Any = self
+        self._batches = len(trainer.train_loader) * trainer.epoch
+        if trainer.args.deterministic:
+            exact.seed_epoch(trainer)
+        if self._state is not None:  # the first epoch after a resume
+            exact.restore_gradients(trainer, self._state)
+            self.last_step = self._state["last_step"]
+            self._ahead = self.last_step + 1
+            self._state = None
+
+    @property
+    def progress(self) -> float:
+        """Share of all epochs that the present batch completes, in (0, 1]."""
+        trainer: Any = self
+        return min(1.0, self._batches / max(len(trainer.train_loader) * int(trainer.epochs), 1))
+
+    @property
+    def gathering(self) -> bool:
+        """Whether gradients wait for a step to come."""
+        return self.last_step != self._batches - 1
+
+    @property
+    def accumulate(self) -> int:
+        """Batches a step. Stock counts from 0 after a resume; ``_ahead`` makes up for it."""
+        return self._accumulate + self._ahead
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self._accumulate = batches
+
     def optimizer_step(self) -> None:
         """Step, then make sparse, then let the EMA follow."""
+        self.last_step, self._ahead = self._batches - 1, 0
         if self.sparsity is None:
             super().optimizer_step()  # type: ignore[misc]
             return
         ema, self.ema = self.ema, None  # type: ignore[has-type]
         super().optimizer_step()  # type: ignore[misc]
         self.ema = ema
-        model = unwrap_model(self.model)  # type: ignore[attr-defined]
-        self.sparsity.step(model, self.optimizer, self._progress())  # type: ignore[attr-defined]
+        model = student_of(self.model)  # type: ignore[attr-defined]
+        self.sparsity.step(model, self.optimizer, self.progress)  # type: ignore[attr-defined]
         if ema:
             ema.update(self.model)  # type: ignore[attr-defined]
-            self.sparsity.follow(model, ema.ema)
+            self.sparsity.follow(model, student_of(ema.ema))
+
+    def validate(self) -> Any:
+        """As stock, but before the sparsity stands there is no best epoch, and no stopping."""
+        trainer: Any = self
+        if self.sparsity is not None and not self.sparsity.done(trainer.epoch / trainer.epochs):
+            trainer.best_fitness = None  # of an epoch that does not count any more
+        metrics, fitness = super().validate()  # type: ignore[misc]
+        if self.sparsity is not None and not self.sparsity.done(self.progress):
+            trainer.stopper.best_fitness, trainer.stopper.best_epoch = 0.0, trainer.epoch + 1
+        return metrics, fitness
+
+    def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
+        """As stock, but validation has no column for a teacher's loss, which it never fills."""
+        items: Any = super().label_loss_items(loss_items, prefix)  # type: ignore[misc]
+        column = f"{prefix}/dis_loss"
+        if not self.taught or prefix != "val" or isinstance(items, dict):
+            return items
+        return [name for name in items if name != column]
 
     def save_model(self) -> bool:
         """As stock, but a kill while it writes leaves the checkpoints of the epoch before."""
         trainer: Any = self
-        targets = trainer.last, trainer.best
-        trainer.last, trainer.best = (path.with_name(f".{path.name}.new") for path in targets)
-        written = (trainer.last, trainer.best)
-        try:
+        with self._aside("new") as written:
             done: bool = super().save_model()  # type: ignore[misc]
-        finally:
-            trainer.last, trainer.best = targets
-        for new, target in zip(written, targets, strict=True):
+        for new, target in written:
             if new.exists():
                 new.replace(target)
+        if trainer.epoch + 1 in self.snapshots:
+            save(student_of(trainer.ema.ema), trainer.wdir / f"epoch{trainer.epoch + 1}")
+        exact.write_state(trainer)
         return done
 
-    def _progress(self) -> float:
-        """Share of all epochs that the present optimizer step completes, in (0, 1]."""
+    def resume_training(self, ckpt: Any) -> None:
+        """As stock, then exactly where the run was, if it left its state."""
+        super().resume_training(ckpt)  # type: ignore[misc]
         trainer: Any = self
-        if self._counted != trainer.epoch:
-            self._counted, self._steps = trainer.epoch, 0
-        self._steps += 1
-        batches = max(len(trainer.train_loader), 1)
-        share = min(1.0, self._steps * trainer.accumulate / batches)
-        return min(1.0, float((trainer.epoch + share) / trainer.epochs))
+        if ckpt is not None and trainer.resume:
+            self._state = exact.read_state(trainer.wdir)
+            if self._state is not None:
+                exact.apply_state(trainer, self._state)
+                self.resumed_sparsity = self._state["sparsity"]
+
+    def final_eval(self) -> None:
+        """As stock, but a kill while checkpoints are stripped leaves them whole."""
+        with self._aside("final") as written:
+            with torch_distributed_zero_first(LOCAL_RANK):
+                for new, target in written:
+                    if RANK in {-1, 0} and target.exists():
+                        shutil.copyfile(target, new)
+            super().final_eval()  # type: ignore[misc]
+        if RANK in {-1, 0}:
+            for new, target in reversed(written):  # that last.pt is stripped says that all is
+                if new.exists():
+                    new.replace(target)
+
+    @contextmanager
+    def _aside(self, prefix: str) -> Iterator[list[tuple[Path, Path]]]:
+        """Let stock code write its checkpoints elsewhere; gives pairs of there and here."""
+        trainer: Any = self
+        targets = trainer.last, trainer.best
+        trainer.last, trainer.best = (path.with_name(f".{prefix}-{path.name}") for path in targets)
+        written = [(trainer.last, targets[0]), (trainer.best, targets[1])]
+        try:
+            yield written
+        finally:
+            trainer.last, trainer.best = targets
+
+    def train(self) -> None:
+        """As stock, but a start on several devices leaves what lies in the folder alone."""
+        trainer: Any = self
+        if not (trainer.ddp and not trainer.resume):
+            super().train()  # type: ignore[misc]
+            return
+        folder = trainer.save_dir
+        trainer.save_dir = folder / ".ddp"  # which stock removes before it starts its workers
+        trainer.save_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            super().train()  # type: ignore[misc]
+        finally:
+            trainer.save_dir = folder
+
+    def _setup_ddp(self) -> None:
+        if self.device.type != "cpu":  # type: ignore[attr-defined]
+            super()._setup_ddp()  # type: ignore[misc]
+            return
+        dist.init_process_group("gloo", rank=RANK, world_size=self.world_size)
+
+    def _setup_train(self) -> None:
+        on_cpu = self.device.type == "cpu" and self.world_size > 1  # type: ignore[attr-defined]
+        with _without_device_index() if on_cpu else nullcontext():
+            super()._setup_train()  # type: ignore[misc]
+
+
+def student_of(model: Any) -> nn.Module:
+    """The network that is trained, without what is wrapped around it."""
+    inner = unwrap_model(model)
+    return cast(nn.Module, getattr(inner, "student_model", inner))
+
+
+@contextmanager
+def _without_device_index() -> Iterator[None]:
+    """Let Ultralytics build its distributed model on CPUs, for which it still names an index."""
+    stock = nn.parallel.DistributedDataParallel
+
+    def build(module: nn.Module, device_ids: Any = None, **options: Any) -> nn.Module:
+        return stock(module, **options)
+
+    nn.parallel.DistributedDataParallel = build  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        nn.parallel.DistributedDataParallel = stock  # type: ignore[misc]
 
 
 class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):  # type: ignore[misc]

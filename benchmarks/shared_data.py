@@ -1,0 +1,40 @@
+"""What the benchmarks share: data sets through links, and tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yoloprune.files import write_bytes
+
+
+def link_data(source: Path, target: Path) -> Path:
+    """Link a data set into a folder of our own, for Ultralytics writes caches beside labels.
+
+    Returns:
+        Its YAML.
+    """
+    for file in source.rglob("*.*"):
+        if file.suffix in (".jpg", ".png", ".txt"):
+            link = target / file.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(file.resolve())
+    data = yaml.safe_load(next(source.glob("*.yaml")).read_text())
+    path = target / "data.yaml"
+    path.write_text(yaml.safe_dump({**data, "path": str(target.resolve())}))
+    return path
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())

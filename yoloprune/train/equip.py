@@ -1,0 +1,43 @@
+"""What a run has beyond Ultralytics': sparsity, a teacher, snapshots, and a log of these.
+
+All of it hangs on one callback, so that it travels wherever Ultralytics takes its callbacks:
+into this process, or into the workers that it starts on several devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ultralytics.utils import RANK
+
+from yoloprune.channels.trace import trace
+from yoloprune.train.distil import distil
+from yoloprune.train.log import SparsityLog
+from yoloprune.train.options import TrainOptions
+from yoloprune.train.sparsity import sparsity_of
+from yoloprune.train.trainer import student_of
+
+
+@dataclass(frozen=True, slots=True)
+class Equip:
+    """Callback of ``on_pretrain_routine_end``: model, optimizer and EMA stand, nothing ran yet.
+
+    Attributes:
+        options: of the run.
+    """
+
+    options: TrainOptions
+
+    def __call__(self, trainer: Any) -> None:
+        """Give the trainer what the options ask for."""
+        trainer.snapshots = self.options.snapshots
+        if self.options.sparsity is not None:
+            student = student_of(trainer.model)
+            trainer.sparsity = sparsity_of(student, trace(student), self.options.sparsity)
+            if trainer.resumed_sparsity is not None:
+                trainer.sparsity.load_state_dict(trainer.resumed_sparsity)
+            if RANK in {-1, 0}:
+                trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
+        if self.options.distil is not None:
+            distil(trainer, self.options.distil)

@@ -1,0 +1,145 @@
+"""What training can be asked for. Light: nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast, get_args
+
+from yoloprune.errors import TrainError
+from yoloprune.plan import Budget
+
+Method = Literal["auto", "l1", "prox", "group"]
+Decay = Literal["none", "half", "kept"]
+Distil = Literal["feature", "output"]
+Choice = TypeVar("Choice", Method, Decay, Distil)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparsityOptions:
+    """How BatchNorm scales (gammas) are made sparse.
+
+    Attributes:
+        budget: of the cut to come. ``auto`` brings exactly its units to zero; the others ask it
+            only for ``decay="kept"``.
+        method: ``auto``; ``l1`` the sub-gradient of Network Slimming; ``prox`` the same penalty
+            as a soft threshold, with exact zeros; ``group`` group lasso over tied units.
+        strength: factor of the penalty, times the learning rate in each step; ``auto`` has none.
+        decay: of the strength after half of the epochs, to a hundredth: ``none``, ``half`` for
+            all channels, ``kept`` only for those that the budget's plan would keep.
+        until: share of the epochs after which the units of ``auto`` stand at zero, in (0, 1].
+
+    Raises:
+        TrainError: a value is out of its range, or does not belong to the method.
+    """
+
+    budget: Budget
+    method: Method = "auto"
+    strength: float = 0.0
+    decay: Decay = "none"
+    until: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        choice("--sparsity", self.method, Method)
+        choice("--decay", self.decay, Decay)
+        if not 0 < self.until <= 1:
+            raise TrainError(f"--until: must be above 0 and at most 1, got {self.until}.")
+        if self.method == "auto":
+            if self.strength or self.decay != "none":
+                raise TrainError(
+                    "--sparsity auto: has no strength and no decay. Leave these out, or choose "
+                    "l1, prox or group."
+                )
+        elif not 0 < self.strength < float("inf"):
+            raise TrainError(
+                f"--sparsity {self.method}: needs --strength, a number above 0, got "
+                f"{self.strength:g}. Or use auto, which has none to tune."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillOptions:
+    """Learning from a trained network beside the labels.
+
+    Attributes:
+        teacher: its file: ``.pt``, or ``.cfg`` with its weights beside it.
+        mode: ``output``: what its heads say; ``feature``: what enters the heads.
+        weight: of this loss beside that of the labels, above 0.
+        trust: unpickle a ``.pt`` of unknown classes.
+
+    Raises:
+        TrainError: a value is out of its range.
+    """
+
+    teacher: str
+    mode: Distil = "output"
+    weight: float = 1.0
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        choice("--distil", self.mode, Distil)
+        if not 0 < self.weight < float("inf"):
+            raise TrainError(f"--distil-weight: must be above 0, got {self.weight}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How to train.
+
+    Attributes:
+        data: Ultralytics data YAML.
+        epochs: passes over the training split.
+        imgsz: side of the square input, pixels.
+        batch: pictures a step, over all devices.
+        device: as Ultralytics reads it: ``cpu``, ``0``, ``0,1``.
+        seed: of everything random.
+        sparsity: how to make the scales sparse; None does not.
+        distil: whom to learn from beside the labels; None from nobody.
+        resume: go on from what an interrupted run left in the same folder.
+        snapshots: epochs (from 1) after which the averaged model is kept as
+            ``weights/epochN``.
+        extra: further Ultralytics settings, passed through.
+    """
+
+    data: str
+    epochs: int
+    imgsz: int
+    batch: int = 16
+    device: str = ""
+    seed: int = 0
+    sparsity: SparsityOptions | None = None
+    distil: DistillOptions | None = None
+    resume: bool = False
+    snapshots: tuple[int, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def choice(flag: str, value: str, kind: type[Choice] | Any) -> Choice:
+    """The value, if it is one of a ``Literal``'s.
+
+    Raises:
+        TrainError: it is not.
+    """
+    known = get_args(kind)
+    if value not in known:
+        raise TrainError(f"{flag}: unknown, got {value!r}, expected {', '.join(known)}.")
+    return cast(Choice, value)
+
+
+def parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` settings; values are YAML scalars.
+
+    Raises:
+        TrainError: an item has no ``=``.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise TrainError(f"--set: expected key=value, got '{item}'.")
+        settings[key.strip()] = yaml.safe_load(value)
+    return settings
