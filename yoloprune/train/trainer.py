@@ -32,7 +32,11 @@ from ultralytics.nn.tasks import (
     YOLOESegModel,
 )
 from ultralytics.utils import LOCAL_RANK, RANK
-from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import (
+    strip_optimizer,
+    torch_distributed_zero_first,
+    unwrap_model,
+)
 
 from yoloprune.checkpoint import task_of
 from yoloprune.errors import TrainError
@@ -250,7 +254,12 @@ class StructureKeeping:
                 for new, target in written:
                     if RANK in {-1, 0} and target.exists():
                         shutil.copyfile(target, new)
-            super().final_eval()  # type: ignore[misc]
+            if self._on_cpus:  # stock validation takes every worker for one with a GPU
+                for new, _ in written:
+                    if RANK == 0 and new.exists():
+                        strip_optimizer(new)
+            else:
+                super().final_eval()  # type: ignore[misc]
         if RANK in {-1, 0}:
             for new, target in reversed(written):  # that last.pt is stripped says that all is
                 if new.exists():
@@ -282,15 +291,19 @@ class StructureKeeping:
         finally:
             trainer.save_dir = folder
 
+    @property
+    def _on_cpus(self) -> bool:
+        """Whether several processes train on CPUs, which stock Ultralytics does not offer."""
+        return self.device.type == "cpu" and self.world_size > 1  # type: ignore[attr-defined]
+
     def _setup_ddp(self) -> None:
-        if self.device.type != "cpu":  # type: ignore[attr-defined]
+        if self._on_cpus:
+            dist.init_process_group("gloo", rank=RANK, world_size=self.world_size)
+        else:
             super()._setup_ddp()  # type: ignore[misc]
-            return
-        dist.init_process_group("gloo", rank=RANK, world_size=self.world_size)
 
     def _setup_train(self) -> None:
-        on_cpu = self.device.type == "cpu" and self.world_size > 1  # type: ignore[attr-defined]
-        with _without_device_index() if on_cpu else nullcontext():
+        with _without_device_index() if self._on_cpus else nullcontext():
             super()._setup_train()  # type: ignore[misc]
 
 
