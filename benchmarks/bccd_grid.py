@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import csv
 import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from yoloprune.measure.size import count
 from yoloprune.models import Source, load
 from yoloprune.pipeline import SlimOptions, slim
 from yoloprune.plan import Budget
-from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+from yoloprune.train.options import Distil, DistillOptions, SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +68,8 @@ SETTINGS = {
     "cache": "ram",
     "verbose": False,
 }
+FLAT = {**SETTINGS, "cos_lr": False, "lrf": 1.0, "close_mosaic": 0}
+"""Of the sparse stage of auto-flat: as in the middle of one long training, not to its end."""
 SCRATCH = {**SETTINGS, "lr0": 0.0015, "warmup_epochs": 3}
 
 
@@ -91,6 +94,7 @@ def runs() -> list[Run]:
     """All of them, what matters most first."""
     ways = ("control", "direct", "auto", "auto+kd", "l1")
     grid = [("yolov8n", 60, seed, way) for seed in (0, 1, 2) for way in ways]
+    grid += [("yolov8n", 60, 0, way) for way in ("auto-flat", "auto-feature+kd")]
     grid += [("yolov4-tiny", 60, 0, way) for way in ("dense", *ways)]
     grid += [("yolov8n", percent, 0, way) for percent in (80, 40) for way in ways[1:]]
     grid += [("yolov8n", 60, seed, "scratch") for seed in (0, 1, 2)]
@@ -112,7 +116,7 @@ class Grid:
                 with self.mine(run) as free:
                     if free and not finished(run):
                         print("running", run, flush=True)
-                        enter(getattr(self, run.way.partition("+")[0])(run))
+                        enter(getattr(self, re.split("[-+]", run.way)[0])(run))
 
     @contextmanager
     def mine(self, run: Run) -> Iterator[bool]:
@@ -163,7 +167,8 @@ class Grid:
     def sparse(self, run: Run, how: SparsityOptions) -> list[dict[str, Any]]:
         """Sparsify, cut, fine-tune."""
         model, _ = self.start(run)
-        self.trained(run, "sparse", model, SPARSE, SETTINGS, how)
+        settings = FLAT if "flat" in run.way else SETTINGS
+        self.trained(run, "sparse", model, SPARSE, settings, how)
         suffix = ".cfg" if run.family == "yolov4-tiny" else ".pt"
         sparse = load(self.out / run.folder / f"sparse/weights/last{suffix}")
         before = self.row(run, sparse[0], 0, SPARSE) | {"tuned": "before the cut"}
@@ -205,7 +210,8 @@ class Grid:
         teacher = None
         if run.way.endswith("+kd"):
             (path,) = (self.start(run)[1].model,)
-            teacher = DistillOptions(teacher=str(path), mode="output")
+            mode: Distil = "feature" if "feature" in run.way else "output"
+            teacher = DistillOptions(teacher=str(path), mode=mode)
         options = TrainOptions(
             data=str(self.data),
             epochs=epochs,

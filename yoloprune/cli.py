@@ -166,7 +166,7 @@ def slim(
     check_writable(out)
     loaded, source = _load(model, cfg, weights, trust=trust)
     from yoloprune.pipeline import SlimOptions
-    from yoloprune.pipeline import slim as run
+    from yoloprune.pipeline import slim as run_slim
     from yoloprune.report.slim import write_slim_report
     from yoloprune.score import parse_reduce
 
@@ -183,7 +183,7 @@ def slim(
         batch=batch,
         device=_device(device),
     )
-    result = run(loaded, source, options)
+    result = run_slim(loaded, source, options)
     report = write_slim_report(out, result.summary, result.plan, result.graph, result.scores)
     result.summary["files"]["report"] = str(report)
     show.slim(result)
@@ -380,7 +380,7 @@ def train(
     from yoloprune.checkpoint import task_of
     from yoloprune.models import input_size_of
     from yoloprune.report.sparsity import write_sparsity_picture
-    from yoloprune.train.run import train as run
+    from yoloprune.train.run import train as run_training
 
     options = TrainOptions(
         data=data,
@@ -400,7 +400,7 @@ def train(
             _say(f"training on {pictures} pictures")
     if _is_first():
         _say(f"results in {out}")
-    result = run(loaded, out, options)
+    result = run_training(loaded, out, options)
     if not result.files:  # another process of a distributed run has them
         return
     record: dict[str, Any] = {
@@ -413,6 +413,29 @@ def train(
         record["files"]["sparsity"] = str(write_sparsity_picture(out))
     show.train(record)
     _write_json(json_file, record)
+
+
+@command
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for everything; runs/NAME if not.")
+    ] = None,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Carry out a recipe, round by round; after a kill the same command goes on."""
+    from yoloprune.recipe import read_recipe
+
+    checked = read_recipe(recipe)
+    folder = out or Path("runs") / recipe.stem
+    from yoloprune import show
+    from yoloprune.rounds import run_recipe
+
+    _say(f"results in {folder}")
+    result = run_recipe(checked, folder)
+    show.rounds(result.record)
+    _write_json(json_file, result.record)
 
 
 @command

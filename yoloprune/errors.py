@@ -13,6 +13,7 @@
     ├── PlanError              a budget that cannot be met, or a plan that does not fit the model
     ├── CutError               surgery, or its self-test, failed
     ├── TrainError             training cannot start or lost the structure
+    ├── RecipeError            a recipe is malformed, or is not the one that its run began with
     ├── ExportError            a model could not be exported, or differs from what it was
     └── MeasureError           a measurement would not mean anything
 
@@ -65,6 +66,10 @@ class CutError(YoloPruneError):
 
 class TrainError(YoloPruneError):
     """Training cannot start, or would lose the structure of the model."""
+
+
+class RecipeError(YoloPruneError):
+    """A recipe is malformed, or is not the one that its run began with."""
 
 
 class ExportError(YoloPruneError):

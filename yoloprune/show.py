@@ -167,6 +167,35 @@ def train(record: Mapping[str, Any]) -> None:
             console.print(f"wrote {path}", soft_wrap=True)
 
 
+def rounds(record: Mapping[str, Any]) -> None:
+    """A row a round, why it ended, and where the result is."""
+    console = _console()
+    table = Table(
+        title=f"{record['data']} ({record['images']} pictures) at {_size(record['imgsz'])}",
+        title_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    names = ("gone", "AP50:95", "AP50", "parameters", "MACs", "bytes", "latency, ms")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in record["rounds"]:
+        mark = " ←" if row["name"] == record["accepted"] else ""
+        table.add_row(
+            row["name"] + mark,
+            f"{row['percent']:.0%}" if "percent" in row else "",
+            f"{row['AP']:.4f}",
+            f"{row['AP50']:.4f}",
+            quantity(row["params"]),
+            quantity(row["macs"]),
+            quantity(row["bytes"]),
+            _time(row, "latency_ms"),
+        )
+    console.print(table)
+    console.print(f"stopped: {record['stopped']}; the result is {record['accepted']}")
+    for path in (*record["files"]["model"], record["files"]["picture"]):
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
 def export(record: Mapping[str, Any]) -> None:
     """Where the exported model is, and how it compares."""
     console = _console()
