@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from yoloprune.checkpoint import read_checkpoint
 from yoloprune.cli import app
 from yoloprune.darknet.network import DarknetModel, load_weights, save_weights
+from yoloprune.demo_data import ShapesSpec, write_shapes
 from yoloprune.errors import YoloPruneError
 from yoloprune.models import load, save
 
@@ -222,6 +223,74 @@ def test_a_kill_while_saving_leaves_a_model_that_loads(tmp_path: Path) -> None:
         assert isinstance(loaded, DarknetModel)
     left = {path.suffix for path in tmp_path.iterdir() if path.name[0] != "."}
     assert left == {".cfg", ".names", ".weights"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sparsity", "0.8"], "--sparsity: unknown, got '0.8', expected auto, l1, prox, group."),
+        (["--sparsity", "l1"], "--sparsity l1: needs --strength, a number above 0, got 0."),
+        (["--percent", "1.5"], "--percent: must be above 0 and below 1, got 1.5."),
+        (["--percent", "0.5", "--until", "2"], "--until: must be above 0 and at most 1, got 2.0."),
+        (["--percent", "0.5", "--strength", "1"], "--sparsity auto: has no strength"),
+        (["--teacher", "none.cfg"], "none.cfg"),
+        (["--teacher", "t.pt", "--distil", "all"], "--distil: unknown, got 'all', expected featu"),
+        (["--set", "lr0"], "--set: expected key=value, got 'lr0'."),
+        (["--set", "learning=1"], "--set: "),
+    ],
+)
+def test_bad_training_wishes_are_one_line(
+    flags: list[str], message: str, net: Path, tmp_path: Path
+) -> None:
+    data = write_shapes(tmp_path / "data", ShapesSpec(images=4, val=2, size=64))
+    out = tmp_path / "run"
+    done = yoloprune("train", net, "--data", data, "--epochs", 1, "--imgsz", 64, *flags, "-o", out)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "yoloprune:" in line]) == 1
+    assert not list(out.rglob("*.weights"))
+
+
+def test_a_bad_recipe_is_one_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("model: a.pt\ndata: b.yaml\nslim: {percent: 0.5, percnt: 1}\n")
+    done = yoloprune("run", recipe, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"yoloprune: {recipe}:3: slim.percnt: is unknown, expected one")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
+def test_sparse_training_makes_the_cut_free(net: Path, tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "data", ShapesSpec(images=16, val=4, size=64))
+    common = ["--data", data, "--imgsz", 64, "--device", "cpu"]
+    quiet = ["--set", "plots=False", "--set", "nbs=8", "--batch", 8]
+    trained = yoloprune(
+        "train", net, *common, *quiet, "--epochs", 3, "--percent", 0.4, "-o", tmp_path / "sparse",
+        "--json", tmp_path / "train.json",
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.stderr
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert 0.3 < record["sparsity"]["zero_share"] < 0.5
+    assert "prunable units stand at zero" in trained.stdout
+    assert Path(record["files"]["sparsity"]).is_file()
+    best = tmp_path / "sparse/weights/best.cfg"
+    slimmed = yoloprune(
+        "slim", best, "--percent", 0.4, "--imgsz", 64, "--device", "cpu", "-o", tmp_path / "slim",
+        "--json", tmp_path / "slim.json",
+    )  # fmt: skip
+    assert slimmed.exit_code == 0, slimmed.stderr
+    assert json.loads((tmp_path / "slim.json").read_text())["reached"]["threshold"] == 0
+    assert "not sparse" not in slimmed.stderr
+    picture = torch.rand(1, 3, 64, 64)
+    sparse, thin = (load(p)[0] for p in (best, tmp_path / "slim/best-slim.cfg"))
+    torch.testing.assert_close(thin(picture)[0], sparse(picture)[0], rtol=1e-4, atol=1e-4)
+    tuned = yoloprune(
+        "train", tmp_path / "slim/best-slim.cfg", *common, *quiet, "--epochs", 1,
+        "--teacher", best, "--distil", "feature", "-o", tmp_path / "tuned",
+    )  # fmt: skip
+    assert tuned.exit_code == 0, tuned.stderr
+    assert "train/dis_loss" in (tmp_path / "tuned/results.csv").read_text()
 
 
 def test_help_imports_nothing_heavy() -> None:
