@@ -1,4 +1,4 @@
-"""The main job on an embedded default: slim the shipped network, fine-tune it, compare.
+"""The main job on an embedded default: cut the shipped network, make the rest sparse, cut again.
 
     make demo
 
@@ -24,15 +24,16 @@ from yoloprune.measure.detect import DetectOptions, detect
 from yoloprune.measure.images import read_image
 from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.size import count, file_bytes
-from yoloprune.models import load
-from yoloprune.pipeline import SlimOptions, slim
+from yoloprune.models import Source, load
+from yoloprune.pipeline import SlimOptions, SlimResult, slim
 from yoloprune.plan import Budget
 from yoloprune.predict import boxes_of
 from yoloprune.report.plots import Panel, detections_picture
 from yoloprune.report.slim import write_slim_report
+from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.show import quantity
-from yoloprune.train.options import TrainOptions
-from yoloprune.train.run import train
+from yoloprune.train.options import SparsityOptions, TrainOptions
+from yoloprune.train.run import TrainResult, train
 
 SIZE = 160
 FINE_TUNE = {
@@ -50,43 +51,66 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"))
-    parser.add_argument("--percent", type=float, default=0.6)
-    parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning")
+    parser.add_argument("--percent", type=float, default=0.6, help="of the first cut")
+    parser.add_argument("--further", type=float, default=0.3, help="of what the first cut left")
+    parser.add_argument("--epochs", type=int, default=12, help="of auto, and of fine-tuning")
     args = parser.parse_args()
     start = time.perf_counter()
     console = Console(highlight=False)
+    steps = iter(
+        (
+            "drawing pictures",
+            f"cutting {args.percent:.0%} of the channels, which stand at zero since training",
+            f"bringing {args.further:.0%} of the rest to zero by auto, {args.epochs} epochs",
+            "cutting these, too",
+            f"fine-tuning for {args.epochs} epochs",
+            "measuring",
+        )
+    )
 
-    console.print("[bold]1/4[/] drawing pictures")
+    def tell() -> None:
+        console.print(f"[bold]•[/] {next(steps)}")
+
+    tell()
     data = write_shapes(args.out / "data", ShapesSpec(images=160, val=80, size=SIZE, seed=7))
     dataset = load_dataset(data)
     dense, source = load("yoloprune-demo.cfg")
+    budgets = [Budget(percent=share) for share in (args.percent, args.further)]
 
-    console.print(
-        f"[bold]2/4[/] slimming {source.model.name} by {args.percent:.0%} of its channels"
-    )
-    options = SlimOptions(
-        budget=Budget(percent=args.percent), out=args.out / "slim", data=str(data)
-    )
-    result = slim(dense, source, options)
-    write_slim_report(options.out, result.summary, result.plan, result.graph, result.scores)
+    def cut(model: nn.Module, origin: Source, number: int) -> SlimResult:
+        tell()
+        options = SlimOptions(
+            budget=budgets[number], out=args.out / f"slim{number + 1}", data=str(data)
+        )
+        result = slim(model, origin, options)
+        write_slim_report(options.out, result.summary, result.plan, result.graph, result.scores)
+        return result
 
-    console.print(f"[bold]3/4[/] fine-tuning for {args.epochs} epochs")
-    training = TrainOptions(
-        data=str(data), epochs=args.epochs, imgsz=SIZE, device="cpu", extra=FINE_TUNE
-    )
-    tuned = train(result.model, args.out / "fine-tune", training)
+    def trained(model: nn.Module, name: str, sparsity: SparsityOptions | None) -> TrainResult:
+        tell()
+        options = TrainOptions(
+            data=str(data), epochs=args.epochs, imgsz=SIZE, device="cpu", sparsity=sparsity,
+            extra=FINE_TUNE,
+        )  # fmt: skip
+        return train(model, args.out / name, options)
 
-    console.print("[bold]4/4[/] measuring")
-    files = (source.model, source.weights)
+    first = cut(dense, source, 0)
+    sparse = trained(first.model, "sparse", SparsityOptions(budget=budgets[1]))
+    second = cut(*load(sparse.files[2]), 1)
+    tuned = trained(second.model, "fine-tune", None)
+
+    tell()
     models = {
-        "full size": (dense, file_bytes(f for f in files if f)),
-        "slim": (result.model, file_bytes(result.summary["files"]["model"])),
-        "slim, fine-tuned": (tuned.last, file_bytes(tuned.files[2:])),
+        "full size": (dense, file_bytes(f for f in (source.model, source.weights) if f)),
+        "cut": (first.model, file_bytes(first.summary["files"]["model"])),
+        "cut again": (second.model, file_bytes(second.summary["files"]["model"])),
+        "fine-tuned": (tuned.last, file_bytes(tuned.files[2:])),
     }
     console.print(_table(models, dataset))
     picture = args.out / "detections.png"
     write_bytes(picture, _picture(dense, tuned.last, dataset))
-    for path in (picture, options.out / "report.html", *tuned.files[2:]):
+    pages = [args.out / f"slim{n}" / "report.html" for n in (1, 2)]
+    for path in (picture, write_sparsity_picture(sparse.folder), *pages, *tuned.files[2:]):
         console.print(f"wrote {path}", soft_wrap=True)
     console.print(f"{time.perf_counter() - start:.0f} s")
 
@@ -125,7 +149,7 @@ def _picture(dense: nn.Module, thin: nn.Module, dataset: Dataset) -> bytes:
     return detections_picture(
         *(
             Panel(image, boxes_of(next(detect(model, [path], options)), names), title)
-            for model, title in ((dense, "full size"), (thin, "slim, fine-tuned"))
+            for model, title in ((dense, "full size"), (thin, "cut twice, fine-tuned"))
         )
     )
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -49,7 +49,8 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
     )
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{path}: holds no model, expected an Ultralytics checkpoint.")
-    model = model.float().eval()
+    inner = getattr(model, "student_model", model)  # of Ultralytics' distillation, under way
+    model = cast(nn.Module, inner).float().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     args = checkpoint.get("train_args")

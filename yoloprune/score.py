@@ -304,7 +304,7 @@ def sparsity_warning(scores: Scores, graph: ChannelGraph, remove: IntArray) -> s
     return (
         f"not sparse: only {off} of the {n_removed} channels to be removed are near zero "
         f"({name} up to {limit:.2g}; quantiles {spread}). Expect to lose accuracy until it is "
-        f"fine-tuned; `yoloprune train --sparsity` first makes the cut nearly free."
+        f"fine-tuned; `yoloprune train --percent` first makes the cut free."
     )
 
 

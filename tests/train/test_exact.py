@@ -176,9 +176,16 @@ def test_a_teacher_comes_back_after_a_kill(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [None, "feature"])
+@pytest.mark.parametrize(
+    ("mode", "moment"),
+    [
+        (None, ("on_train_batch_end", 2, 2)),
+        ("feature", ("on_train_batch_end", 2, 2)),
+        ("feature", ("on_model_save", EPOCHS - 1, 0)),
+    ],
+)
 def test_an_ultralytics_model_goes_on_exactly_too(
-    mode: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: Any, moment: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from yoloprune.models import save
 
