@@ -332,6 +332,9 @@ def train(
         ),
     ] = "output",
     distil_weight: Annotated[float, typer.Option(help="Of its loss beside the labels'.")] = 1.0,
+    distil_fade: Annotated[
+        bool, typer.Option(help="Let that weight fall to zero over the training.")
+    ] = True,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from random weights.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[
@@ -373,6 +376,7 @@ def train(
             teacher=teacher,
             mode=distil_mode,  # type: ignore[arg-type]
             weight=distil_weight,
+            fade=distil_fade,
             trust=trust,
         )
     check_writable(out)

@@ -120,11 +120,13 @@ class FinetuneSection(TrainSection):
         teacher: ``none``, ``dense`` (the network that the recipe began with) or a file.
         distil: what to learn from it.
         weight: of that beside the labels.
+        fade: let the weight fall to zero over the training.
     """
 
     teacher: str = "none"
     distil: Distil = "output"
     weight: float = Field(default=1.0, gt=0)
+    fade: bool = True
 
 
 class StopSection(_Section):
@@ -193,7 +195,9 @@ class Recipe(_Section):
         if tune is None or tune.teacher == "none":
             return None
         path = str(dense) if tune.teacher == "dense" else tune.teacher
-        return DistillOptions(teacher=path, mode=tune.distil, weight=float(tune.weight))
+        return DistillOptions(
+            teacher=path, mode=tune.distil, weight=float(tune.weight), fade=tune.fade
+        )
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,6 +23,7 @@ from yoloprune.train.distil import (
     check_teacher,
     darknet_output,
     detect_output,
+    distil,
 )
 from yoloprune.train.options import DistillOptions, TrainOptions
 from yoloprune.train.run import train
@@ -128,7 +130,9 @@ def test_a_criterion_is_the_students_but_for_the_teacher() -> None:
             return torch.tensor([1.0, 2.0]), {"box_loss": torch.tensor(1.0)}
 
     teacher = nn.Identity()
-    criterion = DistillingCriterion(Base(), teacher, lambda ours, said: (ours - said).sum(), 0.5)
+    criterion = DistillingCriterion(
+        Base(), teacher, lambda ours, said: (ours - said).sum(), lambda: 0.5
+    )
     batch = {"img": torch.ones(4)}
     loss, items = criterion(3 * torch.ones(4), batch)
     torch.testing.assert_close(loss, torch.tensor([1.0, 2.0, 0.5 * 8 * 4]))
@@ -137,6 +141,17 @@ def test_a_criterion_is_the_students_but_for_the_teacher() -> None:
         loss, items = criterion(3 * torch.ones(4), batch)
     assert len(loss) == 2 and "dis_loss" not in items
     assert criterion.updates == 3
+
+
+@pytest.mark.parametrize("fade", [True, False])
+def test_a_weight_fades_with_the_training(fade: bool, tmp_path: Path) -> None:
+    (file, _) = save(network(), tmp_path / "teacher.cfg")
+    student = network((8, 8, 8))
+    trainer = SimpleNamespace(model=student, device="cpu", progress=0.25)
+    distil(trainer, DistillOptions(teacher=str(file), weight=2.0, fade=fade))
+    assert student.criterion.weight() == (1.5 if fade else 2.0)
+    trainer.progress = 1.0
+    assert student.criterion.weight() == (0.0 if fade else 2.0)
 
 
 def test_teachers_that_say_other_things_are_refused(tmp_path: Path) -> None:
@@ -176,7 +191,7 @@ def test_a_darknet_student_comes_nearer_to_its_teacher(mode: Any, tmp_path: Path
         options = TrainOptions(
             data=str(data), epochs=12, imgsz=64, batch=4, device="cpu",
             distil=None if weight is None else DistillOptions(
-                teacher=str(file), mode=mode, weight=weight),
+                teacher=str(file), mode=mode, weight=weight, fade=False),
             extra={"plots": False, "verbose": False, "optimizer": "AdamW", "lr0": 0.01, "nbs": 4,
                    "val": False, "warmup_epochs": 0, "mosaic": 0.0, "hsv_v": 0.0},
         )  # fmt: skip

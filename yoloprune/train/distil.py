@@ -4,6 +4,9 @@ Ultralytics models learn features through Ultralytics' own distillation, which t
 settings switch on; what heads say, and all of it for Darknet networks, is here. The teacher's
 loss is added to the criterion of the student, so that the student stays the model it is:
 checkpoints, EMA and surgery never see the teacher.
+
+Its weight fades over the training: Cho & Hariharan 2019, "On the Efficacy of Knowledge
+Distillation", section 4.2, stop listening early for the same reason.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class DistillingCriterion:
         base: the student's criterion.
         teacher: in evaluation mode.
         difference: (student's predictions, teacher's) → the loss of a mean picture, a scalar.
-        weight: of it.
+        weight: gives the weight of it, asked for every batch.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class DistillingCriterion:
         base: Any,
         teacher: nn.Module,
         difference: Callable[[Any, Any], Tensor],
-        weight: float,
+        weight: Callable[[], float],
     ) -> None:
         self.base, self.teacher = base, teacher
         self.difference, self.weight = difference, weight
@@ -57,7 +60,7 @@ class DistillingCriterion:
             return loss, items
         with torch.no_grad():
             said = self.teacher(batch["img"])
-        extra = self.weight * self.difference(preds, said[1] if isinstance(said, tuple) else said)
+        extra = self.weight() * self.difference(preds, said[1] if isinstance(said, tuple) else said)
         parts = torch.cat([loss.view(-1), extra.view(1) * batch["img"].shape[0]])
         return parts, {**items, LOSS: extra.detach()}
 
@@ -84,8 +87,13 @@ def distil(trainer: Any, options: DistillOptions) -> None:
         difference = _darknet_difference(student, teacher, options)
     else:
         difference = _ultralytics_difference(student, teacher, options)
+
+    def weight() -> float:
+        left = 1.0 - float(trainer.progress) if options.fade else 1.0
+        return options.weight * left
+
     base = getattr(student, "criterion", None) or student.init_criterion()
-    student.criterion = DistillingCriterion(base, teacher, difference, options.weight)
+    student.criterion = DistillingCriterion(base, teacher, difference, weight)
 
 
 def load_teacher(options: DistillOptions) -> nn.Module:

@@ -66,6 +66,9 @@ class DistillOptions:
         teacher: its file: ``.pt``, or ``.cfg`` with its weights beside it.
         mode: ``output``: what its heads say; ``feature``: what enters the heads.
         weight: of this loss beside that of the labels, above 0.
+        fade: let the weight fall linearly to zero over the training. What a student has learnt
+            of a teacher early, a teacher that is no better than the student's end takes back
+            late. Ultralytics' own (``feature`` of its models) has a fixed weight.
         trust: unpickle a ``.pt`` of unknown classes.
 
     Raises:
@@ -75,6 +78,7 @@ class DistillOptions:
     teacher: str
     mode: Distil = "output"
     weight: float = 1.0
+    fade: bool = True
     trust: bool = False
 
     def __post_init__(self) -> None:
