@@ -2,6 +2,7 @@
 
     python benchmarks/bccd_grid.py work            # as many at once as there are cores
     python benchmarks/bccd_grid.py latency         # when they are done, on an idle machine
+    python benchmarks/bccd_grid.py summary         # means and spreads over the seeds, and a picture
 
 Every way has the same epochs behind it in the end, and one cut:
 
@@ -10,6 +11,9 @@ Every way has the same epochs behind it in the end, and one cut:
     direct   cut, then fine-tuned for ALL epochs
     auto     `--sparsity auto` for SPARSE epochs, cut, fine-tuned for the rest
     auto+kd  the same, both with the dense network as teacher (`--distil output`)
+    auto-steady+kd   … whose weight does not fade
+    auto-feature+kd  … by Ultralytics' own distillation of features
+    auto-flat        auto with the learning rate and the mosaics of the middle of a long training
     l1       `--sparsity l1` of one strength for SPARSE epochs, cut by a global threshold, the rest
     scratch  the shape that auto found, from random weights: the dense epochs and ALL
 
@@ -23,6 +27,7 @@ from __future__ import annotations
 import argparse
 import csv
 import fcntl
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +39,7 @@ import torch
 from shared_data import link_data, write_table
 from torch import nn
 
+from yoloprune.files import write_bytes
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
@@ -94,7 +100,8 @@ def runs() -> list[Run]:
     """All of them, what matters most first."""
     ways = ("control", "direct", "auto", "auto+kd", "l1")
     grid = [("yolov8n", 60, seed, way) for seed in (0, 1, 2) for way in ways]
-    grid += [("yolov8n", 60, 0, way) for way in ("auto-flat", "auto-feature+kd")]
+    variants = ("auto-flat", "auto-steady+kd", "auto-feature+kd")
+    grid += [("yolov8n", 60, 0, way) for way in variants]
     grid += [("yolov4-tiny", 60, 0, way) for way in ("dense", *ways)]
     grid += [("yolov8n", percent, 0, way) for percent in (80, 40) for way in ways[1:]]
     grid += [("yolov8n", 60, seed, "scratch") for seed in (0, 1, 2)]
@@ -194,7 +201,10 @@ class Grid:
         """The shape that auto found, from random weights."""
         shape = Run(family=run.family, percent=run.percent, seed=run.seed, way="auto")
         suffix = ".cfg" if run.family == "yolov4-tiny" else ".pt"
-        found = next((self.out / shape.folder / "slim").glob(f"*{suffix}"))
+        found = next((self.out / shape.folder / "slim").glob(f"*{suffix}"), None)
+        if found is None:
+            print(f"{run}: waits for {shape}", flush=True)
+            return []
         model, _ = load(found, scratch=suffix == ".cfg")
         if suffix == ".pt":
             forget(model, run.seed)
@@ -211,7 +221,7 @@ class Grid:
         if run.way.endswith("+kd"):
             (path,) = (self.start(run)[1].model,)
             mode: Distil = "feature" if "feature" in run.way else "output"
-            teacher = DistillOptions(teacher=str(path), mode=mode)
+            teacher = DistillOptions(teacher=str(path), mode=mode, fade="steady" not in run.way)
         options = TrainOptions(
             data=str(self.data),
             epochs=epochs,
@@ -301,6 +311,68 @@ def forget(model: nn.Module, seed: int) -> None:
     dfl.data[:] = torch.arange(dfl.shape[1], dtype=dfl.dtype).view(1, -1, 1, 1)
 
 
+def summary() -> None:
+    """Print the means over the seeds as Markdown, with their least and most, and draw them."""
+    groups: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for row in table():
+        key = (row["family"], row["percent"], row["way"])
+        groups.setdefault(key, {}).setdefault(row["tuned"], []).append(float(row["AP"]))
+    print("| network | gone | way | seeds | after 0 | 5 | 20 | all |")
+    print("|---|---|---|---|---|---|---|---|")
+    for (family, percent, way), aps in groups.items():
+        last = max((k for k in aps if k.isdigit()), key=int)
+        cells = [_spread(aps.get(k, [])) for k in ("0", "5", "20")]
+        cells.append(_spread(aps[last]) + ("" if last == "40" else f" ({last})"))
+        seeds = len(aps[last])
+        print(f"| {family} | {percent} % | {way} | {seeds} | {' | '.join(cells)} |")
+    write_bytes(RESULTS.with_suffix(".png"), picture(groups))
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
+
+
+def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes:
+    """AP over all epochs behind a network, a panel a network and share; bars span the seeds."""
+    from matplotlib.figure import Figure
+
+    panels = sorted({(f, p) for f, p, _ in groups if p != "0"}, key=lambda x: (x[0], int(x[1])))
+    figure = Figure(figsize=(6.2 * len(panels), 4.8), layout="constrained", facecolor="white")
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    colours = ("#1c2530", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#e69f00")
+    ways = list(dict.fromkeys(way for *_, way in groups if way not in ("dense", "scratch")))
+    for axes, (family, percent) in zip(grid, panels, strict=True):
+        for colour, way in zip(colours * 2, ways, strict=False):
+            aps = groups.get((family, percent, way)) or (
+                groups.get((family, "0", way)) if way == "control" else None
+            )
+            if not aps:
+                continue
+            behind = SPARSE if way.startswith(("auto", "l1")) else 0
+            points = sorted((int(k) + behind, v) for k, v in aps.items() if k.isdigit())
+            x = [epoch for epoch, _ in points]
+            mean = [sum(v) / len(v) for _, v in points]
+            low = [m - min(v) for m, (_, v) in zip(mean, points, strict=True)]
+            high = [max(v) - m for m, (_, v) in zip(mean, points, strict=True)]
+            axes.errorbar(
+                x, mean, yerr=(low, high), color=colour, marker="o", markersize=4.5, capsize=3,
+                linewidth=1.8, label=f"{way} ({len(points[-1][1])})",
+            )  # fmt: skip
+        axes.set_title(f"{family}, {percent} % of the channels gone", fontsize=11, loc="left")
+        axes.set_xlabel("epochs behind it")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="y", color="#d9dee4", linewidth=0.8)
+        axes.tick_params(length=0)
+        axes.legend(frameon=False, title="way (seeds)", loc="lower right", fontsize=9)
+    grid[0].set_ylabel("AP50:95")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return file.getvalue()
+
+
 def finished(run: Run) -> bool:
     """Whether the results hold it."""
     percent = 0 if run.way in ("dense", "control") else run.percent
@@ -325,10 +397,13 @@ def enter(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Work, or time what the work left."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("work", "latency"))
+    parser.add_argument("what", choices=("work", "latency", "summary"))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/runs/bccd-grid")
     parser.add_argument("--only", default="", help="part of family/percent/sSEED/way")
     args = parser.parse_args()
+    if args.what == "summary":
+        summary()
+        return
     torch.set_num_threads(1)
     grid = Grid(args.out)
     if args.what == "work":
