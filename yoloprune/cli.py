@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from yoloprune.errors import YoloPruneError
+from yoloprune.errors import TrainError, YoloPruneError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -362,8 +362,12 @@ def train(
 
     method = sparsity or ("none" if percent is None else "auto")
     sparse = distil = None
+    if method == "none" and (strength or decay != "none"):
+        raise TrainError("--strength, --decay: need --sparsity l1, prox or group.")
     if method != "none":
-        budget = _budget(percent or 0.5, min_channels, max_layer_prune, round_to)
+        budget = _budget(
+            0.5 if percent is None else percent, min_channels, max_layer_prune, round_to
+        )
         sparse = SparsityOptions(
             budget=budget,
             method=method,  # type: ignore[arg-type]

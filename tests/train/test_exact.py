@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from tests.nets import randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
-from yoloprune.errors import CheckpointError
+from yoloprune.errors import CheckpointError, TrainError
 from yoloprune.plan import Budget
 from yoloprune.train import exact
 from yoloprune.train.log import read_log
@@ -131,6 +132,78 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     ]
     assert epochs == [str(n + 1) for n in range(EPOCHS)]
     assert not list(tmp_path.rglob("*state.pt")) and not list(tmp_path.rglob(".*.pt"))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
+def test_a_kill_between_checkpoint_and_state(
+    epoch: int, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = exact.write_state
+
+    def write(trainer: Any) -> None:
+        if trainer.epoch == epoch:
+            raise KilledError
+        real(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exact, "write_state", write)
+        with pytest.raises(KilledError):
+            train(network(), tmp_path, options(data))
+    train(network(), tmp_path, options(data))
+    for name in ("best", "last"):
+        file = f"weights/{name}.weights"
+        assert (tmp_path / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+def test_a_moved_run_goes_on_where_it_lies(
+    data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(KeepingDetectionTrainer, "run_callbacks", kill_in("on_model_save", 1))
+        with pytest.raises(KilledError):
+            train(network(), tmp_path / "old", options(data))
+    (tmp_path / "old").rename(tmp_path / "new")
+    train(network(), tmp_path / "new", options(data))
+    assert not (tmp_path / "old").exists()
+    file = "weights/last.weights"
+    assert (tmp_path / "new" / file).read_bytes() == (undisturbed / file).read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_wishes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(KeepingDetectionTrainer, "run_callbacks", kill_in("on_model_save", 1))
+        with pytest.raises(KilledError):
+            train(network(), tmp_path, options(data))
+    with pytest.raises(TrainError, match="was begun otherwise, changed since: sparsity: .* → None"):
+        train(network(), tmp_path, replace(options(data), sparsity=None))
+
+
+def test_a_new_run_is_not_taken_for_an_old_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(network(), tmp_path, options(data))
+    before = (tmp_path / "weights/last.weights").read_bytes()
+    wish = replace(options(data, seed=5), resume=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeepingDetectionTrainer, "run_callbacks", kill_in("on_train_batch_end", 0, 2))
+        with pytest.raises(KilledError):
+            train(network(), tmp_path, wish)
+    train(network(), tmp_path, replace(wish, resume=True))
+    assert (tmp_path / "weights/last.weights").read_bytes() != before
+
+
+@pytest.mark.parametrize("until", [0.75, 1.0])
+def test_zeros_stand_though_the_last_step_of_an_epoch_is_early(
+    until: float, data: Path, tmp_path: Path
+) -> None:
+    """Three batches an epoch, two a step: the step at the end of an epoch comes too soon."""
+    sparsity = SparsityOptions(budget=Budget(percent=0.5, min_channels=2), until=until)
+    result = train(network(), tmp_path, replace(options(data), sparsity=sparsity))
+    for model in (result.best, result.last):
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert sum(int((m.weight == 0).sum()) for m in norms) == 36
 
 
 def test_the_run_that_is_compared_did_learn(undisturbed: Path) -> None:

@@ -284,7 +284,8 @@ def detect_output(
     sure = taught.amax(1)
     total = sure.sum().clamp(min=1.0)
     apart = F.binary_cross_entropy_with_logits(scores, taught, reduction="sum")
-    least = F.binary_cross_entropy(taught, taught, reduction="sum")
+    said_scores = said["scores"].float()  # logits: autocast on a GPU refuses probabilities here
+    least = F.binary_cross_entropy_with_logits(said_scores, taught, reduction="sum")
     if reg_max == 1:
         sides = (boxes - said["boxes"].float()).abs().mean(1)
     else:
@@ -299,6 +300,11 @@ def _check_detect(student: Any, teacher: Any, options: DistillOptions) -> nn.Mod
     """The student's head, if the teacher's says the same things."""
     from ultralytics.nn.modules import Detect
 
+    if hasattr(student, "set_classes") or hasattr(teacher, "set_classes"):
+        raise TrainError(
+            "--teacher: classes given as texts change from picture to picture in training, so "
+            "that student and teacher would speak of different ones."
+        )
     ours, theirs = student.model[-1], getattr(teacher, "model", [None])[-1]
     if not isinstance(ours, Detect):
         raise TrainError(f"--teacher: needs a Detect head, got {type(ours).__name__}.")

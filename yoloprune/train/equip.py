@@ -31,7 +31,7 @@ class Equip:
 
     def __call__(self, trainer: Any) -> None:
         """Give the trainer what the options ask for."""
-        trainer.snapshots = self.options.snapshots
+        trainer.snapshots, trainer.wish = self.options.snapshots, self.options.wish()
         if self.options.sparsity is not None:
             student = student_of(trainer.model)
             trainer.sparsity = sparsity_of(student, trace(student), self.options.sparsity)

@@ -66,6 +66,7 @@ def write_state(trainer: Any) -> None:
     state = {
         "epoch": trainer.epoch,
         "stop": bool(trainer.stop),
+        "wish": trainer.wish,
         "model": _without_teacher(model.state_dict()),
         "ema": _without_teacher(trainer.ema.ema.state_dict()),
         "updates": trainer.ema.updates,

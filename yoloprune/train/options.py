@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from yoloprune.errors import TrainError
@@ -119,6 +120,54 @@ class TrainOptions:
     snapshots: tuple[int, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse settings that have a place of their own."""
+        check_settings(self.extra)
+
+    def wish(self) -> str:
+        """What a run is begun with and goes on with, as JSON: sparsity and teaching."""
+        sparsity = None if self.sparsity is None else asdict(self.sparsity)
+        distil = None
+        if self.distil is not None:
+            distil = {k: v for k, v in asdict(self.distil).items() if k not in _PLACE}
+        return json.dumps({"sparsity": sparsity, "distil": distil}, sort_keys=True)
+
+
+_PLACE = ("teacher", "trust")
+"""Where a teacher lies may change; the weights that it has are the user's word."""
+OWN = {
+    "data": "--data",
+    "epochs": "--epochs",
+    "imgsz": "--imgsz",
+    "batch": "--batch",
+    "device": "--device",
+    "seed": "--seed",
+    "resume": "--resume",
+    "project": "--out",
+    "name": "--out",
+    "save_dir": "--out",
+    "exist_ok": "--out",
+    "model": "MODEL",
+    "pretrained": "MODEL",
+    "distill_model": "--teacher",
+    "dis": "--distil-weight",
+    "task": "MODEL",
+    "mode": "",
+}
+"""Ultralytics' settings that are asked for elsewhere, and where."""
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Make sure that settings are Ultralytics' alone.
+
+    Raises:
+        TrainError: one of them has a flag of its own.
+    """
+    for key in settings:
+        if key in OWN:
+            instead = f" Use {OWN[key]}." if OWN[key] else ""
+            raise TrainError(f"--set {key}: is not for --set.{instead}")
+
 
 def choice(flag: str, value: str, kind: type[Choice] | Any) -> Choice:
     """The value, if it is one of a ``Literal``'s.
@@ -136,7 +185,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
     """Read ``key=value`` settings; values are YAML scalars.
 
     Raises:
-        TrainError: an item has no ``=``.
+        TrainError: an item has no ``=``, or its value is no YAML.
     """
     import yaml
 
@@ -145,5 +194,8 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise TrainError(f"--set: expected key=value, got '{item}'.")
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
+            raise TrainError(f"--set {key}: is no YAML value, got '{value}'.") from exc
     return settings

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from torch import nn
@@ -57,8 +62,7 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     weights = out / "weights"
     progress = _progress(weights) if options.resume else _Progress.NONE
     if progress in (_Progress.NONE, _Progress.BEGUN):
-        trainer = _prepared(model, out, options, progress)
-        trainer.train()
+        trainer = _trained(model, out, options, progress)
         if RANK > 0:  # files are the first process's business
             averaged = trainer.ema.ema
             return TrainResult(best=averaged, last=averaged, files=(), folder=out)
@@ -98,8 +102,46 @@ def _progress(weights: Path) -> _Progress:
     # Ultralytics will unpickle it without restriction: what is refused here never gets there
     if is_finished(weights / "last.pt"):
         return _Progress.FINISHED
+    if (weights / "best.pt").is_file():
+        is_finished(weights / "best.pt")
     state = read_state(weights)
-    return _Progress.TRAINED if state and state["stop"] else _Progress.BEGUN
+    if state is None:  # killed in its first epoch, between the checkpoint and the state
+        return _Progress.NONE
+    return _Progress.TRAINED if state["stop"] else _Progress.BEGUN
+
+
+def _trained(model: nn.Module, out: Path, options: TrainOptions, progress: _Progress) -> Any:
+    """A trainer that has done its work."""
+    trusted = options.distil is not None and options.distil.trust
+    with nullcontext() if trusted else _restricted():
+        trainer = _prepared(model, out, options, progress)
+        try:
+            trainer.train()
+        except (
+            AssertionError, IndexError, OSError, RuntimeError, ValueError, CalledProcessError
+        ) as exc:  # fmt: skip
+            raise TrainError(f"training failed: {_first_line(exc)}") from exc
+    return trainer
+
+
+@contextmanager
+def _restricted() -> Iterator[None]:
+    """Let Ultralytics, here and in its workers, unpickle known classes only."""
+    from ultralytics.nn import tasks
+
+    from yoloprune.darknet.network import register_safe_classes
+
+    register_safe_classes()
+    flag, before = "ULTRALYTICS_SAFE_LOAD", tasks.SAFE_LOAD
+    kept = os.environ.get(flag)
+    tasks.SAFE_LOAD, os.environ[flag] = True, "1"
+    try:
+        yield
+    finally:
+        tasks.SAFE_LOAD = before
+        os.environ.pop(flag)
+        if kept is not None:
+            os.environ[flag] = kept
 
 
 def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Progress) -> Any:
@@ -110,19 +152,43 @@ def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Pro
     from yoloprune.train.equip import Equip
     from yoloprune.train.exact import FILE
 
+    if os.environ.get("WORLD_SIZE") == "1":
+        raise TrainError("torchrun: starts one process only. Start without it.")
     weights = out / "weights"
     settings = _settings(model, out, options)
     if progress is _Progress.BEGUN:
+        _check_wish(weights, options)
         settings |= {"resume": str(weights / "last.pt"), "model": str(weights / "last.pt")}
     trainer = _trainer(model, settings, options)
     if progress is _Progress.NONE:
         trainer.model = trainer.get_model(weights=model)
         if options.distil is not None:
             check_teacher(trainer.model, options.distil)
-        if RANK in {-1, 0}:  # of an earlier run
-            (weights / FILE).unlink(missing_ok=True)
+        if RANK in {-1, 0}:  # what an earlier run left is no result of this one
+            for name in (FILE, "last.pt", "best.pt"):
+                (weights / name).unlink(missing_ok=True)
     trainer.add_callback("on_pretrain_routine_end", Equip(options))
     return trainer
+
+
+def _check_wish(weights: Path, options: TrainOptions) -> None:
+    """Make sure that a run goes on with what it was begun with.
+
+    Raises:
+        TrainError: sparsity or teaching are other ones.
+    """
+    from yoloprune.train.exact import read_state
+
+    state = read_state(weights)
+    before = None if state is None else state["wish"]
+    if before is None or before == options.wish():
+        return
+    old, new = json.loads(before), json.loads(options.wish())
+    changed = [f"{key}: {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
+    raise TrainError(
+        f"--resume: {weights.parent} was begun otherwise, changed since: {'; '.join(changed)}. "
+        "Give the same flags, or start anew in another folder."
+    )
 
 
 def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) -> Any:
@@ -164,7 +230,7 @@ def _distillation(model: nn.Module, options: DistillOptions | None) -> dict[str,
     from yoloprune.darknet.network import DarknetModel
 
     if options is None or options.mode != "feature" or isinstance(model, DarknetModel):
-        return {}
+        return {"distill_model": None}
     return {
         "distill_model": str(Path(options.teacher).resolve()),
         "dis": DIS * options.weight,

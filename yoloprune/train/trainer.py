@@ -93,6 +93,7 @@ class StructureKeeping:
     Attributes:
         sparsity: applied after each optimizer step, before the EMA takes the weights in.
         taught: whether a teacher's loss, which validation does not have, is in the training loss.
+        wish: what was asked for beyond Ultralytics' settings, which a resume must not change.
         snapshots: epochs, from 1, after which the averaged model is kept.
         resumed_sparsity: what the sparsity of a resumed run starts from.
         last_step: number of the batch that the last optimizer step followed, from 0.
@@ -101,6 +102,7 @@ class StructureKeeping:
     sparsity: Sparsity | None = None
     snapshots: tuple[int, ...] = ()
     taught = False
+    wish: str | None = None
     resumed_sparsity: dict[str, Any] | None = None
     last_step = -1
     _batches = 0
@@ -110,8 +112,21 @@ class StructureKeeping:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if RANK != -1:  # stock counts the devices of one machine, and none of CPUs
-            self.world_size = int(os.environ["WORLD_SIZE"])
+        if RANK == -1:
+            return
+        # stock counts the devices of one machine, none of CPUs, and wants each one named
+        self.world_size = int(os.environ["WORLD_SIZE"])
+        trainer: Any = self
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if trainer.device.type == "cuda" and len(trainer.args.device.split(",")) < here:
+            trainer.args.device = ",".join(map(str, range(here)))
+
+    def check_resume(self, overrides: Any) -> None:
+        """As stock, but a run's folder is where its checkpoint lies, if it was moved, too."""
+        super().check_resume(overrides)  # type: ignore[misc]
+        trainer: Any = self
+        if trainer.resume:
+            trainer.args.save_dir = str(Path(trainer.args.model).resolve().parent.parent)
 
     def get_model(
         self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True
@@ -158,6 +173,8 @@ class StructureKeeping:
             self._begin_epoch()
         elif event == "on_train_batch_start":
             self._batches += 1
+        elif event == "on_train_epoch_end":
+            self._settle()
         super().run_callbacks(event)  # type: ignore[misc]
 
     def _begin_epoch(self) -> None:
@@ -171,11 +188,26 @@ class StructureKeeping:
             self._ahead = self.last_step + 1
             self._state = None
 
+    def _settle(self) -> None:
+        """Let an epoch that ends on gathered gradients stand where its end asks sparsity to."""
+        sparsity = self.sparsity
+        if sparsity is None or not sparsity.done(self.progress):
+            return
+        if not sparsity.done(self._share(self.last_step + 1)):
+            trainer: Any = self
+            model = student_of(trainer.model)
+            sparsity.step(model, trainer.optimizer, self.progress)
+            if trainer.ema:
+                sparsity.follow(model, student_of(trainer.ema.ema))
+
     @property
     def progress(self) -> float:
         """Share of all epochs that the present batch completes, in (0, 1]."""
+        return self._share(self._batches)
+
+    def _share(self, batches: int) -> float:
         trainer: Any = self
-        return min(1.0, self._batches / max(len(trainer.train_loader) * int(trainer.epochs), 1))
+        return min(1.0, batches / max(len(trainer.train_loader) * int(trainer.epochs), 1))
 
     @property
     def gathering(self) -> bool:
@@ -219,10 +251,11 @@ class StructureKeeping:
     def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
         """As stock, but validation has no column for a teacher's loss, which it never fills."""
         items: Any = super().label_loss_items(loss_items, prefix)  # type: ignore[misc]
-        column = f"{prefix}/dis_loss"
-        if not self.taught or prefix != "val" or isinstance(items, dict):
+        if not self.taught or prefix != "val":
             return items
-        return [name for name in items if name != column]
+        if isinstance(items, dict):
+            return {name: value for name, value in items.items() if name != "val/dis_loss"}
+        return [name for name in items if name != "val/dis_loss"]
 
     def save_model(self) -> bool:
         """As stock, but a kill while it writes leaves the checkpoints of the epoch before."""
@@ -238,14 +271,18 @@ class StructureKeeping:
         return done
 
     def resume_training(self, ckpt: Any) -> None:
-        """As stock, then exactly where the run was, if it left its state."""
-        super().resume_training(ckpt)  # type: ignore[misc]
+        """As stock, then exactly where the run was, if it left its state.
+
+        The state is the authority: a kill may have left a checkpoint of the epoch after it.
+        """
         trainer: Any = self
-        if ckpt is not None and trainer.resume:
-            self._state = exact.read_state(trainer.wdir)
-            if self._state is not None:
-                exact.apply_state(trainer, self._state)
-                self.resumed_sparsity = self._state["sparsity"]
+        self._state = exact.read_state(trainer.wdir) if ckpt and trainer.resume else None
+        if self._state is None:
+            super().resume_training(ckpt)  # type: ignore[misc]
+            return
+        super().resume_training({**ckpt, "epoch": self._state["epoch"]})  # type: ignore[misc]
+        exact.apply_state(trainer, self._state)
+        self.resumed_sparsity = self._state["sparsity"]
 
     def final_eval(self) -> None:
         """As stock, but a kill while checkpoints are stripped leaves them whole."""
@@ -272,6 +309,9 @@ class StructureKeeping:
         targets = trainer.last, trainer.best
         trainer.last, trainer.best = (path.with_name(f".{prefix}-{path.name}") for path in targets)
         written = [(trainer.last, targets[0]), (trainer.best, targets[1])]
+        if RANK in {-1, 0}:
+            for new, _ in written:
+                new.unlink(missing_ok=True)  # a killed run's
         try:
             yield written
         finally:
