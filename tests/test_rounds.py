@@ -59,7 +59,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(place: Path, name: str = "recipe", **changes: Any) -> Path:
     file = place / f"{name}.yaml"
-    file.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    whole = {**RECIPE, **changes}
+    file.write_text(yaml.safe_dump({k: v for k, v in whole.items() if v is not None}))
     return file
 
 

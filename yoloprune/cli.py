@@ -100,13 +100,9 @@ def _budget(percent: float, min_channels: int, max_layer_prune: float, round_to:
 
 def _device(name: str) -> str:
     """Spell a device as torch does."""
-    if name.isdigit():
-        return f"cuda:{name}"
-    if name:
-        return name
-    import torch
+    from yoloprune.models import torch_device
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return torch_device(name)
 
 
 def _write_json(path: Path | None, record: dict[str, Any]) -> None:

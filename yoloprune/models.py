@@ -21,7 +21,7 @@ from yoloprune.darknet.network import (
 from yoloprune.darknet.weights import expected_bytes
 from yoloprune.darknet.zoo import find_cfg, find_weights, local_weights
 from yoloprune.errors import CfgError, CheckpointError, FormatError
-from yoloprune.files import replacing, write_bytes
+from yoloprune.files import replacing, sha256, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,23 @@ def input_size_of(model: nn.Module, imgsz: int | tuple[int, int] | None) -> tupl
     args = getattr(model, "args", None)
     size = args.get("imgsz", 640) if isinstance(args, dict) else getattr(args, "imgsz", 640)
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def torch_device(name: str) -> str:
+    """The first of the devices that Ultralytics is given, as torch spells it; a GPU if any."""
+    import torch
+
+    first = name.split(",")[0].strip()
+    if first.isdigit():
+        return f"cuda:{first}"
+    if first in ("", "-1"):
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return first
+
+
+def digest(source: Source) -> str | None:
+    """SHA-256 of the file that holds a model's parameters; None where there is no such file."""
+    return sha256(source.parameters) if source.parameters.is_file() else None
 
 
 def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:

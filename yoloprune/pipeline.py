@@ -14,14 +14,14 @@ from yoloprune.cut import SelfTest, cut_units, self_test
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
 from yoloprune.errors import CutError, FormatError
-from yoloprune.files import check_writable, sha256
+from yoloprune.files import check_writable
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 from yoloprune.measure.size import count, file_bytes
-from yoloprune.models import Source, input_size_of, save
+from yoloprune.models import Source, digest, input_size_of, save
 from yoloprune.plan import Budget, Origin, PrunePlan
 from yoloprune.planner import Planner
 from yoloprune.score import Reduce, Scores, score, sparsity_warning
@@ -126,7 +126,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "score", score, model, graph, criterion=options.criterion, reduce=options.reduce
     )
     planner = stages.run("plan", Planner, graph)
-    origin = Origin(path=source.parameters.name, sha256=sha256(source.parameters))
+    origin = Origin(path=source.parameters.name, sha256=digest(source))
     plan: PrunePlan = stages.run("plan", planner.plan, scores, options.budget, origin)
     remove = plan.remove(graph)
     warning = sparsity_warning(scores, graph, remove)

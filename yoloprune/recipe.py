@@ -6,18 +6,33 @@ of it is ever run or evaluated.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from yoloprune.errors import RecipeError, YoloPruneError
 from yoloprune.plan import Budget
 from yoloprune.score import Reduce
-from yoloprune.train.options import Decay, Distil, DistillOptions, Method, SparsityOptions
+from yoloprune.train.options import (
+    Decay,
+    Distil,
+    DistillOptions,
+    Method,
+    SparsityOptions,
+    check_settings,
+)
 
 Epochs = Annotated[int, Field(ge=1, strict=True)]
 Settings = dict[str, Any]
@@ -36,6 +51,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _checked_settings(settings: Settings) -> Settings:
+    with _as_value_error():
+        check_settings(settings)
+    try:
+        json.dumps(settings)
+    except (TypeError, ValueError) as exc:
+        raise ValueError("values must be numbers, texts, true, false, lists or maps") from exc
+    return settings
+
+
 class TrainSection(_Section):
     """Training the dense network first.
 
@@ -46,6 +71,11 @@ class TrainSection(_Section):
 
     epochs: Epochs
     settings: Settings = Field(default_factory=dict)
+
+    @field_validator("settings")
+    @classmethod
+    def _own(cls, settings: Settings) -> Settings:
+        return _checked_settings(settings)
 
 
 class SparsifySection(TrainSection):
@@ -125,7 +155,7 @@ class FinetuneSection(TrainSection):
 
     teacher: str = "none"
     distil: Distil = "output"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     fade: bool = True
 
 
@@ -174,6 +204,11 @@ class Recipe(_Section):
     finetune: FinetuneSection | None = None
     stop: StopSection = Field(default_factory=StopSection)
 
+    @field_validator("settings")
+    @classmethod
+    def _own(cls, settings: Settings) -> Settings:
+        return _checked_settings(settings)
+
     @model_validator(mode="after")
     def _checked(self) -> Recipe:
         if self.stop.rounds > 1 and not self.slim.step:
@@ -181,8 +216,9 @@ class Recipe(_Section):
         last = self.percent(self.stop.rounds)
         if last >= 1:
             raise ValueError(f"slim: round {self.stop.rounds} would remove {last:.0%} of all")
-        if self.scratch and self.train is None:
-            raise ValueError("scratch: a network from random weights needs a train section")
+        untrained = self.scratch or Path(self.model).suffix.lower() in (".yaml", ".yml")
+        if untrained and self.train is None:
+            raise ValueError(f"model: {self.model} starts from random weights, add a train section")
         return self
 
     def percent(self, number: int) -> float:
@@ -230,22 +266,41 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError(f"{where}: is no YAML ({getattr(exc, 'problem', exc)}).") from exc
+    except (ValueError, TypeError, RecursionError) as exc:  # dates, huge numbers, loops of aliases
+        raise RecipeError(f"{path}: is no YAML of plain values ({type(exc).__name__}).") from exc
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: got {_shown(data)}, expected a recipe with model, data, slim.")
+    for name in ("train", "sparsify", "slim", "finetune", "stop"):
+        if name in data and data[name] is None:
+            raise RecipeError(
+                f"{path}:{lines[(name,)]}: {name}: is empty. Fill it or leave it out."
+            )
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as exc:
         raise RecipeError(_message(exc, lines, path)) from exc
-    return recipe.model_copy(
-        update={key: _beside(getattr(recipe, key), path) for key in ("model", "weights", "data")}
-    )
+    found = {key: _beside(getattr(recipe, key), path) for key in ("model", "weights", "data")}
+    tune = recipe.finetune
+    if tune is not None and tune.teacher not in ("none", "dense"):
+        teacher = _beside(tune.teacher, path) or ""
+        if not Path(teacher).is_file():
+            line = lines[("finetune", "teacher")]
+            raise RecipeError(
+                f"{path}:{line}: finetune.teacher: no such file, got {tune.teacher!r}, expected "
+                "none, dense or a .pt or .cfg."
+            )
+        found["finetune"] = tune.model_copy(update={"teacher": teacher})  # type: ignore[assignment]
+    return recipe.model_copy(update=found)
 
 
 def _beside(name: str | None, recipe: Path) -> str | None:
-    """A file beside the recipe, where there is one of that name."""
-    if name is None or not (recipe.parent / name).exists():
-        return name
-    return str(recipe.parent / name)
+    """A file beside the recipe, where there is one of that name; absolute, to be one anywhere."""
+    try:
+        if name and (recipe.parent / name).exists():
+            return str((recipe.parent / name).resolve())
+    except (OSError, ValueError):  # no name that a file can have
+        pass
+    return name
 
 
 Where = tuple[str | int, ...]
@@ -257,8 +312,10 @@ def _lines(node: yaml.Node, path: Path, at: Where = ()) -> dict[Where, int]:
     if not isinstance(node, yaml.MappingNode):
         return found
     for key, value in node.value:
-        here = (*at, key.value)
         line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise RecipeError(f"{path}:{line}: a key must be a word.")
+        here = (*at, key.value)
         if here in found:
             name = ".".join(map(str, here))
             raise RecipeError(f"{path}:{line}: {name}: stands twice, first in line {found[here]}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.size import count, file_bytes
-from yoloprune.models import Source, input_size_of, load, save
+from yoloprune.models import Source, digest, input_size_of, load, save, torch_device
 from yoloprune.pipeline import SlimOptions, slim
 from yoloprune.recipe import Recipe, TrainSection
 from yoloprune.report.rounds import write_rounds_picture
@@ -80,7 +81,9 @@ class _State:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             version, before, stages = data["version"], data["recipe"], data["stages"]
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+            for stage in stages.values():
+                {**stage["files"]}, {**stage["record"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise RecipeError(f"{path}: is damaged. Choose another folder with -o.") from exc
         if version != VERSION:
             raise RecipeError(f"{path}: is of version {version}, expected {VERSION}.")
@@ -110,9 +113,9 @@ class _State:
             RecipeError: one is missing, or no longer what the stage wrote.
         """
         found = []
-        for relative, digest in self.stages[name]["files"].items():
+        for relative, expected in self.stages[name]["files"].items():
             file = self.path.parent / relative
-            if not file.is_file() or sha256(file) != digest:
+            if not file.is_file() or sha256(file) != expected:
                 raise RecipeError(
                     f"{file}: is not what the stage {name} left there. Put it back, or choose "
                     "another folder with -o."
@@ -149,6 +152,11 @@ class _Run:
     """One recipe in one folder."""
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecipeError(
+                "run: was started several times at once. Start it once, and name the "
+                "devices in the recipe: `device: 0,1`."
+            )
         check_writable(out)
         self.recipe, self.out = recipe, out
         self.dataset = load_dataset(recipe.data, split="val")
@@ -156,7 +164,7 @@ class _Run:
         torch.manual_seed(recipe.seed)  # of random weights
         self.start, self.source = load(recipe.model, recipe.weights, scratch=recipe.scratch)
         identity = {
-            "model_sha256": sha256(self.source.parameters),
+            "model_sha256": digest(self.source),
             **recipe.model_dump(mode="json"),
         }
         self.state = _State.open(out / "state.json", identity)
@@ -315,7 +323,7 @@ class _Run:
 
     def measured(self, model: nn.Module, files: tuple[Path, ...]) -> dict[str, Any]:
         """AP on the validation pictures, and size."""
-        options = DetectOptions(imgsz=self.size, device=_torch_device(self.recipe.device))
+        options = DetectOptions(imgsz=self.size, device=torch_device(self.recipe.device))
         metrics = evaluate(model, self.dataset, options).metrics
         size = count(model, self.size)
         return {
@@ -330,7 +338,7 @@ class _Run:
         self, models: dict[str, nn.Module], records: list[dict[str, Any]], accepted: str, why: str
     ) -> RunResult:
         """Time all rounds in turn, and put the result where it is easily found."""
-        device = _torch_device(self.recipe.device)
+        device = torch_device(self.recipe.device)
         times = measure_latency(models, LatencyOptions(imgsz=self.size, device=device, repeats=50))
         rows = [
             {
@@ -360,9 +368,3 @@ class _Run:
         }
         write_bytes(self.out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
         return RunResult(model=models[accepted], record=record)
-
-
-def _torch_device(name: str) -> str:
-    """The first of the devices that Ultralytics is given, as torch spells it."""
-    first = name.split(",")[0]
-    return f"cuda:{first}" if first.isdigit() else first or "cpu"
