@@ -272,7 +272,7 @@ class Grid:
         }
 
     def latency(self) -> list[dict[str, Any]]:
-        """Time the last model of every finished run's way, seed 0, in turn, in one process."""
+        """Time the shapes that direct and auto found, seed 0, in turn, in one process."""
         rows = []
         for family in DENSE_EPOCHS:
             base = Run(family=family, percent=0, seed=0, way="dense")
@@ -280,7 +280,12 @@ class Grid:
             for run in runs():
                 suffix = ".cfg" if family == "yolov4-tiny" else ".pt"
                 found = sorted((self.out / run.folder / "slim").glob(f"*{suffix}"))
-                if run.family == family and run.seed == 0 and found:
+                if (
+                    run.family == family
+                    and run.seed == 0
+                    and run.way in ("direct", "auto")
+                    and found
+                ):
                     models[f"{run.way} {run.percent}"] = load(found[0])[0]
             times = measure_latency(models, LatencyOptions(imgsz=SIZE, repeats=50))
             for name, sample in times.items():
