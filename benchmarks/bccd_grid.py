@@ -13,6 +13,7 @@ Every way has the same epochs behind it in the end, and one cut:
     auto+kd  the same, both with the dense network as teacher (`--distil output`)
     auto-steady+kd   … whose weight does not fade
     auto-feature+kd  … by Ultralytics' own distillation of features
+    auto-early       auto in EARLY epochs, at zero after half of them
     auto-flat        auto with the learning rate and the mosaics of the middle of a long training
     l1       `--sparsity l1` of one strength for SPARSE epochs, cut by a global threshold, the rest
     scratch  the shape that auto found, from random weights: the dense epochs and ALL
@@ -56,7 +57,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/bccd-grid-320px.csv"
 SHARED = ROOT.parent / "shared"
 SIZE = 320
-ALL, SPARSE = 40, 16
+ALL, SPARSE, EARLY = 40, 16, 8
 READ = (0, 5, 20)
 """Epochs of fine-tuning after which AP is read, beside the last."""
 DENSE_EPOCHS = {"yolov8n": 100, "yolov4-tiny": 60}
@@ -100,7 +101,7 @@ def runs() -> list[Run]:
     """All of them, what matters most first."""
     ways = ("control", "direct", "auto", "auto+kd", "l1")
     grid = [("yolov8n", 60, seed, way) for seed in (0, 1, 2) for way in ways]
-    variants = ("auto-flat", "auto-steady+kd", "auto-feature+kd")
+    variants = ("auto-early", "auto-flat", "auto-steady+kd", "auto-feature+kd")
     grid += [("yolov8n", 60, 0, way) for way in variants]
     grid += [("yolov4-tiny", 60, 0, way) for way in ("dense", *ways)]
     grid += [("yolov8n", percent, 0, way) for percent in (80, 40) for way in ways[1:]]
@@ -164,7 +165,9 @@ class Grid:
 
     def auto(self, run: Run) -> list[dict[str, Any]]:
         """Sparse by the planner, with a teacher or without."""
-        return self.sparse(run, SparsityOptions(budget=Budget(percent=run.percent / 100)))
+        until = 0.5 if "early" in run.way else 0.7
+        budget = Budget(percent=run.percent / 100)
+        return self.sparse(run, SparsityOptions(budget=budget, until=until))
 
     def l1(self, run: Run) -> list[dict[str, Any]]:
         """Sparse by a sub-gradient of one strength."""
@@ -175,11 +178,12 @@ class Grid:
         """Sparsify, cut, fine-tune."""
         model, _ = self.start(run)
         settings = FLAT if "flat" in run.way else SETTINGS
-        self.trained(run, "sparse", model, SPARSE, settings, how)
+        epochs = sparse_epochs(run.way)
+        self.trained(run, "sparse", model, epochs, settings, how)
         suffix = ".cfg" if run.family == "yolov4-tiny" else ".pt"
         sparse = load(self.out / run.folder / f"sparse/weights/last{suffix}")
-        before = self.row(run, sparse[0], 0, SPARSE) | {"tuned": "before the cut"}
-        return [before, *self.tuned(run, *sparse, SPARSE)]
+        before = self.row(run, sparse[0], 0, epochs) | {"tuned": "before the cut"}
+        return [before, *self.tuned(run, *sparse, epochs)]
 
     def tuned(
         self, run: Run, model: nn.Module, source: Source, behind: int
@@ -304,6 +308,13 @@ class Grid:
         return rows
 
 
+def sparse_epochs(way: str) -> int:
+    """Epochs that a way spends before its cut."""
+    if "early" in way:
+        return EARLY
+    return SPARSE if way.startswith(("auto", "l1")) else 0
+
+
 def forget(model: nn.Module, seed: int) -> None:
     """Random weights in place of what a model has learnt, as PyTorch and Ultralytics start."""
     torch.manual_seed(seed)
@@ -356,7 +367,7 @@ def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes
             )
             if not aps:
                 continue
-            behind = SPARSE if way.startswith(("auto", "l1")) else 0
+            behind = sparse_epochs(way)
             points = sorted((int(k) + behind, v) for k, v in aps.items() if k.isdigit())
             x = [epoch for epoch, _ in points]
             mean = [sum(v) / len(v) for _, v in points]

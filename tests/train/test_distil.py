@@ -215,7 +215,7 @@ def test_ultralytics_students_learn_from_both(mode: Any, tmp_path: Path) -> None
     student = slims.slim("yolov8n")
     options = TrainOptions(
         data=str(data), epochs=2, imgsz=64, batch=4, device="cpu",
-        distil=DistillOptions(teacher=str(file), mode=mode),
+        distil=DistillOptions(teacher=str(file), mode=mode, fade=False),
         extra={"plots": False, "verbose": False, "workers": 0},
     )  # fmt: skip
     result = train(student, tmp_path / "run", options)
