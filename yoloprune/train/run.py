@@ -180,7 +180,7 @@ def _check_wish(weights: Path, options: TrainOptions) -> None:
     from yoloprune.train.exact import read_state
 
     state = read_state(weights)
-    before = None if state is None else state["wish"]
+    before = None if state is None else state.get("wish")
     if before is None or before == options.wish():
         return
     old, new = json.loads(before), json.loads(options.wish())
