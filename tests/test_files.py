@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from yoloprune.errors import YoloPruneError
-from yoloprune.files import check_writable, replacing, sha256, write_bytes
+from yoloprune.files import check_writable, held, replacing, sha256, write_bytes
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -130,3 +130,40 @@ def test_sha256(tmp_path: Path) -> None:
     data = os.urandom(3_000_001)
     (tmp_path / "a").write_bytes(data)
     assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_folder_is_held_by_one_process_alone(tmp_path: Path) -> None:
+    """Until it ends, however it ends; its workers share it, and keep it after it."""
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "run"
+    with held(folder, alone=True):
+        (folder / "result").touch()
+        with (
+            pytest.raises(YoloPruneError, match=r"run: another process is at work there"),
+            held(folder, alone=True),
+        ):
+            raise AssertionError("it was let in")
+        with held(folder, alone=False):  # a worker of it
+            pass
+    assert sorted(p.name for p in folder.iterdir()) == ["result"]
+    with (folder / ".lock").open("w") as worker:  # outlives the one that started it
+        fcntl.flock(worker, fcntl.LOCK_SH)
+        with (
+            pytest.raises(YoloPruneError, match="another process is at work there"),
+            held(folder, alone=True),
+        ):
+            raise AssertionError("it was let in")
+    with held(folder, alone=True):
+        pass
+
+
+def test_a_folder_that_was_held_for_nothing_is_gone_again(tmp_path: Path) -> None:
+    with held(tmp_path / "run", alone=True):
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(YoloPruneError, match="file: cannot be written to"),
+        held(tmp_path / "file", alone=True),
+    ):
+        raise AssertionError("it was let in")

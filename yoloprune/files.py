@@ -39,6 +39,48 @@ def replacing(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def held(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Hold a folder, where the system has locks; a process that is killed lets go of it.
+
+    Args:
+        folder: made where it is missing, and gone again if nothing came of it.
+        alone: refuse a folder that any other process holds; workers share theirs instead.
+
+    Raises:
+        YoloPruneError: another process is at work there, or it cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    made = not folder.exists()
+    lock = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as exc:
+        raise YoloPruneError(f"{folder}: cannot be written to: {exc.strerror or exc}.") from exc
+    with file:
+        if alone:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                raise YoloPruneError(
+                    f"{folder}: another process is at work there. Wait for it, end it, or choose "
+                    "another folder with -o."
+                ) from exc
+        fcntl.flock(file, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            if alone:
+                lock.unlink(missing_ok=True)
+                if made and not any(folder.iterdir()):
+                    folder.rmdir()
+
+
 def check_writable(folder: Path) -> None:
     """Fail early where a folder cannot be made or written to; leaves nothing behind.
 

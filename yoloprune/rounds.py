@@ -21,7 +21,7 @@ from torch import nn
 
 from yoloprune.channels.trace import trace
 from yoloprune.errors import RecipeError
-from yoloprune.files import check_writable, sha256, write_bytes
+from yoloprune.files import check_writable, held, sha256, write_bytes
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
@@ -143,9 +143,10 @@ def run_recipe(recipe: Recipe, out: Path) -> RunResult:
 
     Raises:
         RecipeError: the folder belongs to another recipe.
-        YoloPruneError: a stage failed.
+        YoloPruneError: a stage failed, or another process is at work in the folder.
     """
-    return _Run(recipe, out).run()
+    with held(out, alone=True):
+        return _Run(recipe, out).run()
 
 
 class _Run:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from yoloprune.errors import DataError, TrainError
+from yoloprune.files import held
 from yoloprune.models import save
 from yoloprune.train.options import DistillOptions, TrainOptions
 
@@ -52,7 +53,13 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     Raises:
         DataError: the data set cannot be read.
         TrainError: training failed.
+        YoloPruneError: another process is at work in the folder.
     """
+    with held(out, alone="RANK" not in os.environ):
+        return _train(model, out, options)
+
+
+def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     from ultralytics.utils import RANK
 
     from yoloprune.checkpoint import read_checkpoint, write_checkpoint

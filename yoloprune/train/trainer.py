@@ -40,6 +40,7 @@ from ultralytics.utils.torch_utils import (
 
 from yoloprune.checkpoint import task_of
 from yoloprune.errors import TrainError
+from yoloprune.files import held
 from yoloprune.marker import is_marked, mark
 from yoloprune.models import save
 from yoloprune.train import exact
@@ -318,8 +319,15 @@ class StructureKeeping:
             trainer.last, trainer.best = targets
 
     def train(self) -> None:
-        """As stock, but a start on several devices leaves what lies in the folder alone."""
+        """As stock, but a start on several devices leaves what lies in the folder alone.
+
+        Its workers hold the folder, for they outlive a starter that is killed.
+        """
         trainer: Any = self
+        if RANK != -1:
+            with held(trainer.save_dir, alone=False):
+                super().train()  # type: ignore[misc]
+            return
         if not (trainer.ddp and not trainer.resume):
             super().train()  # type: ignore[misc]
             return
