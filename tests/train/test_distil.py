@@ -10,7 +10,9 @@ import cv2
 import pytest
 import slims
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.nets import randomised
 from yoloprune.darknet.cfg import parse_cfg
@@ -111,6 +113,27 @@ def test_the_difference_of_detect_heads_is_that_of_their_distributions() -> None
     assert detect_output(off, plain, 1, 0.5, 1.5).item() == pytest.approx(
         1.5 * 0.25 * sure.sum().item() / total.item(), rel=1e-4
     )
+
+
+def test_cuda_autocast_takes_every_operation() -> None:
+    """On tensors without data: there may be no GPU here, but the rules are the same."""
+
+    def said() -> dict[str, torch.Tensor]:
+        half: dict[str, Any] = {"device": "cuda", "dtype": torch.float16}
+        return {"scores": torch.empty(2, 3, 5, **half), "boxes": torch.empty(2, 64, 5, **half)}
+
+    with FakeTensorMode():
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            with pytest.raises(RuntimeError, match="unsafe to autocast"):  # the rules are on
+                F.binary_cross_entropy(*(said()["scores"].float().sigmoid() for _ in range(2)))
+            for reg_max in (1, 16):
+                preds, taught = said(), said()
+                if reg_max == 1:
+                    preds["boxes"], taught["boxes"] = preds["boxes"][:, :4], taught["boxes"][:, :4]
+                assert detect_output(preds, taught, reg_max, 0.5, 1.5).dtype == torch.float32
+        finally:
+            torch.set_autocast_enabled("cuda", False)
 
 
 def test_attention_asks_where_and_not_how_much_or_how_wide() -> None:
