@@ -103,6 +103,7 @@ def runs() -> list[Run]:
     grid = [("yolov8n", 60, seed, way) for seed in (0, 1, 2) for way in ways]
     variants = ("auto-early", "auto-flat", "auto-steady+kd", "auto-feature+kd")
     grid += [("yolov8n", 60, 0, way) for way in variants]
+    grid += [("yolov8n", 60, seed, "auto-flat") for seed in (1, 2)]
     grid += [("yolov4-tiny", 60, 0, way) for way in ("dense", *ways)]
     grid += [("yolov8n", percent, 0, way) for percent in (80, 40) for way in ways[1:]]
     grid += [("yolov8n", 60, seed, "scratch") for seed in (0, 1, 2)]
