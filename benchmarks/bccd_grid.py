@@ -359,7 +359,16 @@ def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes
     panels = sorted({(f, p) for f, p, _ in groups if p != "0"}, key=lambda x: (x[0], int(x[1])))
     figure = Figure(figsize=(6.2 * len(panels), 4.8), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    colours = ("#1c2530", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#e69f00")
+    colours = (  # Okabe and Ito 2008, and two greys
+        "#1c2530",
+        "#0072b2",
+        "#009e73",
+        "#d55e00",
+        "#cc79a7",
+        "#56b4e9",
+        "#e69f00",
+        "#8a949e",
+    )
     ways = list(dict.fromkeys(way for *_, way in groups if way not in ("dense", "scratch")))
     for axes, (family, percent) in zip(grid, panels, strict=True):
         for colour, way in zip(colours * 2, ways, strict=False):
