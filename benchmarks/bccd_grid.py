@@ -13,6 +13,7 @@ Every way has the same epochs behind it in the end, and one cut:
     auto+kd  the same, both with the dense network as teacher (`--distil output`)
     auto-steady+kd   … whose weight does not fade
     auto-feature+kd  … by Ultralytics' own distillation of features
+    auto-taylor      auto that chooses by what the loss needs (`--criterion taylor`)
     auto-early       auto in EARLY epochs, at zero after half of them
     auto-flat        auto with the learning rate and the mosaics of the middle of a long training
     l1       `--sparsity l1` of one strength for SPARSE epochs, cut by a global threshold, the rest
@@ -50,7 +51,13 @@ from yoloprune.measure.size import count
 from yoloprune.models import Source, load
 from yoloprune.pipeline import SlimOptions, slim
 from yoloprune.plan import Budget
-from yoloprune.train.options import Distil, DistillOptions, SparsityOptions, TrainOptions
+from yoloprune.train.options import (
+    Distil,
+    DistillOptions,
+    Importance,
+    SparsityOptions,
+    TrainOptions,
+)
 from yoloprune.train.run import train
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +108,8 @@ def runs() -> list[Run]:
     """All of them, what matters most first."""
     ways = ("control", "direct", "auto", "auto+kd", "l1")
     grid = [("yolov8n", 60, seed, way) for seed in (0, 1, 2) for way in ways]
+    grid += [("yolov8n", 60, seed, "auto-taylor") for seed in (0, 1, 2)]
+    grid += [("yolov8n", 80, 0, "auto-taylor"), ("yolov4-tiny", 60, 0, "auto-taylor")]
     variants = ("auto-early", "auto-flat", "auto-steady+kd", "auto-feature+kd")
     grid += [("yolov8n", 60, 0, way) for way in variants]
     grid += [("yolov8n", 60, seed, "auto-flat") for seed in (1, 2)]
@@ -168,7 +177,9 @@ class Grid:
         """Sparse by the planner, with a teacher or without."""
         until = 0.5 if "early" in run.way else 0.7
         budget = Budget(percent=run.percent / 100)
-        return self.sparse(run, SparsityOptions(budget=budget, until=until))
+        criterion: Importance = "taylor" if "taylor" in run.way else "gamma"
+        how = SparsityOptions(budget=budget, criterion=criterion, until=until)
+        return self.sparse(run, how)
 
     def l1(self, run: Run) -> list[dict[str, Any]]:
         """Sparse by a sub-gradient of one strength."""
@@ -277,7 +288,7 @@ class Grid:
         }
 
     def latency(self) -> list[dict[str, Any]]:
-        """Time the shapes that direct and auto found, seed 0, in turn, in one process."""
+        """Time the shapes that direct and both autos found, seed 0, in turn, in one process."""
         rows = []
         for family in DENSE_EPOCHS:
             base = Run(family=family, percent=0, seed=0, way="dense")
@@ -288,7 +299,7 @@ class Grid:
                 if (
                     run.family == family
                     and run.seed == 0
-                    and run.way in ("direct", "auto")
+                    and run.way in ("direct", "auto", "auto-taylor")
                     and found
                 ):
                     models[f"{run.way} {run.percent}"] = load(found[0])[0]

@@ -233,6 +233,7 @@ def test_a_kill_while_saving_leaves_a_model_that_loads(tmp_path: Path) -> None:
         (["--percent", "1.5"], "--percent: must be above 0 and below 1, got 1.5."),
         (["--percent", "0.5", "--until", "2"], "--until: must be above 0 and at most 1, got 2.0."),
         (["--percent", "0.5", "--strength", "1"], "--sparsity auto: has no strength"),
+        (["--criterion", "taylor"], "--criterion taylor: needs --percent, for --sparsity auto."),
         (["--teacher", "none.cfg"], "none.cfg"),
         (["--teacher", "t.pt", "--distil", "all"], "--distil: unknown, got 'all', expected featu"),
         (["--set", "lr0"], "--set: expected key=value, got 'lr0'."),

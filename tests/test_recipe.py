@@ -66,6 +66,7 @@ def test_the_least_recipe_has_one_round_without_training() -> None:
         ("  until: 0.5", "  until: 1.5", "r.yaml:7: sparsify: --until: must be above 0 and at"),
         ("  until: 0.5", "  method: l1", "r.yaml:7: sparsify: --sparsity l1: needs --strength"),
         ("  until: 0.5", "  method: x", "r.yaml:9: sparsify.method: got 'x', expected 'auto', 'l1"),
+        ("  until: 0.5", "  criterion: l2", "r.yaml:9: sparsify.criterion: got 'l2', expected"),
         ("  step: 0.2\n", "", "r.yaml:1: slim.step: must be above 0 for 3 rounds, got 0."),
         ("  step: 0.2", "  step: 0.4", "r.yaml:1: slim: round 3 would remove 110% of all."),
         ("  rounds: 3", "  rounds: many", "r.yaml:18: stop.rounds: got 'many', expected a valid"),

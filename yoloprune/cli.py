@@ -308,6 +308,13 @@ def train(
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
+    importance: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            help="By what auto chooses: gamma, the scales; taylor, how much the loss needs them.",
+        ),
+    ] = "gamma",
     until: Annotated[
         float, typer.Option(help="Share of the epochs after which auto's channels stand at zero.")
     ] = 0.7,
@@ -360,6 +367,8 @@ def train(
     sparse = distil = None
     if method == "none" and (strength or decay != "none"):
         raise TrainError("--strength, --decay: need --sparsity l1, prox or group.")
+    if method == "none" and importance != "gamma":
+        raise TrainError(f"--criterion {importance}: needs --percent, for --sparsity auto.")
     if method != "none":
         budget = _budget(
             0.5 if percent is None else percent, min_channels, max_layer_prune, round_to
@@ -369,6 +378,7 @@ def train(
             method=method,  # type: ignore[arg-type]
             strength=strength,
             decay=decay,  # type: ignore[arg-type]
+            criterion=importance,  # type: ignore[arg-type]
             until=until,
         )
     if teacher is not None and distil_mode != "off":

@@ -29,6 +29,7 @@ from yoloprune.train.options import (
     Decay,
     Distil,
     DistillOptions,
+    Importance,
     Method,
     SparsityOptions,
     check_settings,
@@ -88,6 +89,7 @@ class SparsifySection(TrainSection):
     method: Method = "auto"
     strength: float = 0.0
     decay: Decay = "none"
+    criterion: Importance = "gamma"
     until: float = 0.7
     teacher: bool = False
 
@@ -104,6 +106,7 @@ class SparsifySection(TrainSection):
             method=self.method,
             strength=float(self.strength),
             decay=self.decay,
+            criterion=self.criterion,
             until=float(self.until),
         )
 

@@ -48,7 +48,9 @@ def main(model: str, data: str, out: str, epochs: str) -> None:
         imgsz=64,
         batch=8,
         device="cpu",
-        sparsity=SparsityOptions(budget=Budget(percent=0.5, min_channels=2)),
+        sparsity=SparsityOptions(
+            budget=Budget(percent=0.5, min_channels=2), criterion="taylor"
+        ),
         extra={
             "plots": False, "verbose": False, "optimizer": "SGD", "lr0": 0.001, "nbs": 8,
             "warmup_epochs": 0, "close_mosaic": 0, **STILL,

@@ -52,7 +52,7 @@ def options(data: Path, **more: Any) -> TrainOptions:
         batch=4,
         device="cpu",
         resume=True,
-        sparsity=SparsityOptions(budget=Budget(percent=0.5, min_channels=2)),
+        sparsity=SparsityOptions(budget=Budget(percent=0.5, min_channels=2), criterion="taylor"),
         extra=extra,
         **more,
     )

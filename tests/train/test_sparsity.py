@@ -39,6 +39,7 @@ HEAD = (
     "[yolo]\nmask=0\nanchors=10,10\nclasses=2\nnum=1\n"
 )
 BUDGET = Budget(percent=0.5, min_channels=2)
+AUTO = {"auto": {"method": "auto"}, "taylor": {"method": "auto", "criterion": "taylor"}}
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def test_the_average_gets_the_zeros_and_nothing_else(net: nn.Module) -> None:
     np.testing.assert_array_equal(gammas(ema), np.where(zero, 0, before))
 
 
-@pytest.mark.parametrize("name", ["auto", "l1", "prox", "group"])
+@pytest.mark.parametrize("name", ["auto", "taylor", "l1", "prox", "group"])
 def test_a_loss_scale_and_accumulation_change_no_trajectory(name: str) -> None:
     """Half-batches gathered under a scaler of 2^16 against whole batches without one.
 
@@ -258,11 +259,12 @@ def test_a_loss_scale_and_accumulation_change_no_trajectory(name: str) -> None:
     """
     text = CFG + CONV.format(16) + CONV.format(32) + ROUTE + CONV.format(24) + HEAD
     start = randomised(DarknetModel(parse_cfg(text))).eval()  # statistics fixed: batches add up
-    options = {} if name == "auto" else {"strength": 0.5}
+    options = AUTO.get(name) or {"method": name, "strength": 0.5}
     runs = []
     for parts, scaled in ((1, False), (4, True)):
         model = copy.deepcopy(start)
-        sparsity, how = method(model, method=name, **options), optimizer(model, lr=0.05)
+        sparsity, how = method(model, **options), optimizer(model, lr=0.05)
+        sparsity.watch(model, how)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, enabled=scaled)
         for step in range(20):
             generator = torch.Generator().manual_seed(step)
@@ -280,16 +282,17 @@ def test_a_loss_scale_and_accumulation_change_no_trajectory(name: str) -> None:
     np.testing.assert_array_equal(runs[1] == 0, runs[0] == 0)
 
 
-@pytest.mark.parametrize("name", ["auto", "prox", "group"])
+@pytest.mark.parametrize("name", ["auto", "taylor", "prox", "group"])
 def test_bfloat16_forward_passes_reach_the_same_zeros(name: str) -> None:
     """Autocast rounds activations; the sparsity steps, on float32 scales, stay what they are."""
     text = CFG + CONV.format(16) + CONV.format(32) + ROUTE + CONV.format(24) + HEAD
     start = randomised(DarknetModel(parse_cfg(text))).eval()
-    options = {} if name == "auto" else {"strength": 1.5}
+    options = AUTO.get(name) or {"method": name, "strength": 1.5}
     runs = []
     for reduced in (False, True):
         model = copy.deepcopy(start)
-        sparsity, how = method(model, method=name, **options), optimizer(model, lr=0.05)
+        sparsity, how = method(model, **options), optimizer(model, lr=0.05)
+        sparsity.watch(model, how)
         for step in range(20):
             pictures = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(step))
             with torch.autocast("cpu", torch.bfloat16, enabled=reduced):

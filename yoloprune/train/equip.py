@@ -35,6 +35,7 @@ class Equip:
         if self.options.sparsity is not None:
             student = student_of(trainer.model)
             trainer.sparsity = sparsity_of(student, trace(student), self.options.sparsity)
+            trainer.sparsity.watch(student, trainer.optimizer)
             if trainer.resumed_sparsity is not None:
                 trainer.sparsity.load_state_dict(trainer.resumed_sparsity)
             if RANK in {-1, 0}:

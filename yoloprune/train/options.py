@@ -12,8 +12,9 @@ from yoloprune.plan import Budget
 
 Method = Literal["auto", "l1", "prox", "group"]
 Decay = Literal["none", "half", "kept"]
+Importance = Literal["gamma", "taylor"]
 Distil = Literal["feature", "output"]
-Choice = TypeVar("Choice", Method, Decay, Distil)
+Choice = TypeVar("Choice", Method, Decay, Importance, Distil)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class SparsityOptions:
         strength: factor of the penalty, times the learning rate in each step; ``auto`` has none.
         decay: of the strength after half of the epochs, to a hundredth: ``none``, ``half`` for
             all channels, ``kept`` only for those that the budget's plan would keep.
+        criterion: by what ``auto`` has the planner choose: ``gamma`` the scales as they are;
+            ``taylor`` how much the loss needs a unit, by the gradients of the training itself.
         until: share of the epochs after which the units of ``auto`` stand at zero, in (0, 1].
 
     Raises:
@@ -38,12 +41,14 @@ class SparsityOptions:
     method: Method = "auto"
     strength: float = 0.0
     decay: Decay = "none"
+    criterion: Importance = "gamma"
     until: float = 0.7
 
     def __post_init__(self) -> None:
         """Check every range."""
         choice("--sparsity", self.method, Method)
         choice("--decay", self.decay, Decay)
+        choice("--criterion", self.criterion, Importance)
         if not 0 < self.until <= 1:
             raise TrainError(f"--until: must be above 0 and at most 1, got {self.until}.")
         if self.method == "auto":
@@ -52,6 +57,11 @@ class SparsityOptions:
                     "--sparsity auto: has no strength and no decay. Leave these out, or choose "
                     "l1, prox or group."
                 )
+        elif self.criterion != "gamma":
+            raise TrainError(
+                f"--criterion {self.criterion}: belongs to --sparsity auto; {self.method} looks at "
+                "the scales alone."
+            )
         elif not 0 < self.strength < float("inf"):
             raise TrainError(
                 f"--sparsity {self.method}: needs --strength, a number above 0, got "

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import TrainError
 from yoloprune.planner import Planner
-from yoloprune.score import score
+from yoloprune.score import FloatArray, Scores, score
 from yoloprune.train.options import SparsityOptions
+from yoloprune.train.taylor import TaylorImportance
 
 EVERY = 5
 """Optimizer steps between two choices of the planner."""
@@ -77,6 +78,11 @@ class Gammas:
             self.parameters(model, beta=beta), list(torch.split(values, self.sizes))
         )
 
+    def sum_by_unit(self, values: NDArray[Any]) -> FloatArray:
+        """Float64 ``[n_units]``: sums of ``values``, ``[n]``, over the scales of each unit."""
+        sums: FloatArray = np.bincount(self.units, values, self.graph.n_units).astype(np.float64)
+        return sums
+
     def zero_units(self, model: nn.Module) -> NDArray[np.bool_]:
         """Bool ``[n_units]``: prunable units of which every scale is exactly zero."""
         alive = self.read(model).cpu().numpy() != 0
@@ -109,6 +115,9 @@ class Sparsity(ABC):
             progress: share of the training that this step completes, in (0, 1].
         """
 
+    def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  # most need nothing
+        """Be told of every gradient before ``optimizer`` steps ``model``."""
+
     def done(self, progress: float) -> bool:
         """Whether what is evaluated from now on has the sparsity that was asked for."""
         return True
@@ -137,36 +146,48 @@ class Sparsity(ABC):
 
 
 class _Chooser:
-    """The planner's choice on the present scales, renewed every few steps."""
+    """The planner's choice on present scores, renewed every few steps.
+
+    Attributes:
+        taylor: what scores; None leaves it to the scales themselves.
+    """
 
     def __init__(self, gammas: Gammas, options: SparsityOptions) -> None:
         self.planner = Planner(gammas.graph)
         self.gammas, self.budget = gammas, options.budget
+        self.taylor = TaylorImportance(gammas) if options.criterion == "taylor" else None
         self.steps = 0
         self.units: NDArray[np.bool_] | None = None
+
+    def scores(self, model: nn.Module) -> Scores:
+        """Of every unit, as the criterion sees it now."""
+        return score(model, self.gammas.graph) if self.taylor is None else self.taylor.scores()
 
     def renew(self, model: nn.Module, *, moving: bool) -> NDArray[np.bool_]:
         """Bool ``[n]``: scales whose unit a plan would remove; stays where not ``moving``."""
         if self.units is None or (moving and self.steps % EVERY == 0):
             self.units = np.zeros(self.gammas.graph.n_units, dtype=bool)
-            self.units[self.planner.choose(score(model, self.gammas.graph), self.budget)] = True
+            self.units[self.planner.choose(self.scores(model), self.budget)] = True
         self.steps += 1
         goes: NDArray[np.bool_] = self.units[self.gammas.units]
         return goes
 
     def state_dict(self) -> dict[str, Any]:
         units = None if self.units is None else torch.from_numpy(self.units.copy())
-        return {"steps": self.steps, "units": units}
+        taylor = None if self.taylor is None else self.taylor.state_dict()
+        return {"steps": self.steps, "units": units, "taylor": taylor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = int(state["steps"])
         self.units = None if state["units"] is None else state["units"].cpu().numpy()
+        if self.taylor is not None:
+            self.taylor.load_state_dict(state["taylor"])
 
 
 class PlannedShrinking(Sparsity):
     """``auto``: brings exactly the units that a plan would remove to zero.
 
-    Every few steps the planner itself chooses on the present gammas, with all its floors,
+    Every few steps the planner itself chooses on the present scores, with all its floors,
     balances and rounding. The gammas of what it chose are held under a bound that falls
     linearly to zero; all others are free. Then the rest of the epochs train the survivors. A
     sparsifier that chose by another rule would zero whole layers, and the plan, which may not,
@@ -182,11 +203,17 @@ class PlannedShrinking(Sparsity):
         self.until = options.until
         self._chooser = _Chooser(gammas, options)
         scores = score(model, gammas.graph)
-        chosen = self._chooser.planner.choose(scores, options.budget)
-        self.top = float(scores.values[chosen].max()) if chosen.size else 0.0
-        held = np.isin(gammas.units, chosen)
-        betas = gammas.read(model, beta=True).abs().cpu().numpy()[held]
+        may_go = np.flatnonzero(gammas.graph.prunable & np.isfinite(scores.values))
+        if options.criterion == "gamma":
+            may_go = self._chooser.planner.choose(scores, options.budget)
+        self.top = float(scores.values[may_go].max()) if may_go.size else 0.0
+        betas = gammas.read(model, beta=True).abs().cpu().numpy()[np.isin(gammas.units, may_go)]
         self.beta_top = float(betas.max()) if betas.size else 0.0
+
+    def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Let the criterion see the gradients, if it asks for them."""
+        if self._chooser.taylor is not None:
+            self._chooser.taylor.watch(model, optimizer)
 
     @torch.no_grad()
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:

@@ -1,0 +1,96 @@
+"""How much the loss needs each unit, told from the gradients that training has anyway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yoloprune.score import FloatArray, Scores
+
+if TYPE_CHECKING:
+    from yoloprune.train.sparsity import Gammas
+
+DECAY = 0.98
+"""Of what earlier steps said, a step: about the last 50 count. One step alone is mostly noise."""
+GATHER = 5
+"""Steps whose terms wait on the model's device before they are added up on the host."""
+UNKNOWN = 2.0
+"""Score of a unit without a gradient (frozen layers), in units of the highest: it goes last."""
+
+
+class TaylorImportance:
+    """First-order change of the loss when a unit is switched off, squared, over recent steps.
+
+    A gate on a unit scales ``gamma * x + beta`` of each of its channels, so the derivative of
+    the loss by the gate is the sum of ``gamma * dL/dgamma + beta * dL/dbeta`` over them. The
+    gradients are read just before each optimizer step: unscaled, gathered over the batches of a
+    step and averaged over devices. They are added up on the host in a fixed order, so that
+    every process of a distributed run comes to the same bits.
+
+    Reference: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning",
+    section 3, there "Taylor-FO-BN"; the average over steps decays here.
+    """
+
+    def __init__(self, gammas: Gammas) -> None:
+        self.gammas = gammas
+        self.sums: FloatArray = np.zeros(gammas.graph.n_units)
+        self._waiting: list[Tensor] = []
+        self._known: FloatArray | None = None
+
+    def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Read the gradients of ``model`` before every step of ``optimizer``."""
+        optimizer.register_step_pre_hook(lambda *_: self.gather(model))
+
+    @torch.no_grad()
+    def gather(self, model: nn.Module) -> None:
+        """Take in the gradients that lie on the scales and shifts now."""
+        weights = [model.get_parameter(name) for name in self.gammas.names]
+        biases = [model.get_parameter(f"{name[:-6]}bias") for name in self.gammas.names]
+        if self._known is None:
+            trained = [w.grad is not None for w in weights]
+            self._known = np.repeat(trained, self.gammas.sizes).astype(np.float64)
+        self._waiting.append(
+            torch.cat([_term(w) + _term(b) for w, b in zip(weights, biases, strict=True)])
+        )
+        if len(self._waiting) >= GATHER:
+            self._add_up()
+
+    def scores(self) -> Scores:
+        """One score a unit; NaN where it has no scale. Before the first step all are alike."""
+        self._add_up()
+        known = self.gammas.sum_by_unit(np.ones(self.gammas.units.size)) > 0
+        values = np.where(known, self.sums, np.nan)
+        if self._known is not None:
+            silent = known & (self.gammas.sum_by_unit(self._known) == 0)
+            values[silent] = UNKNOWN * max(float(self.sums.max()), np.finfo(np.float64).tiny)
+        return Scores(values=values, criterion="taylor")
+
+    def _add_up(self) -> None:
+        if not self._waiting:
+            return
+        terms = torch.stack(self._waiting).cpu().double().numpy()
+        self._waiting.clear()
+        for row in terms:
+            gate = self.gammas.sum_by_unit(row)
+            if np.isfinite(gate).all():  # else the optimizer's step is lost as well
+                self.sums = DECAY * self.sums + gate**2
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the steps so far said."""
+        self._add_up()
+        known = None if self._known is None else torch.from_numpy(self._known.copy())
+        return {"sums": torch.from_numpy(self.sums.copy()), "known": known}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.sums = state["sums"].cpu().numpy()
+        self._known = None if state["known"] is None else state["known"].cpu().numpy()
+
+
+def _term(values: Tensor) -> Tensor:
+    if values.grad is None:
+        return torch.zeros_like(values, dtype=torch.float32)
+    return values.float() * values.grad.float()
