@@ -339,20 +339,35 @@ def forget(model: nn.Module, seed: int) -> None:
     dfl.data[:] = torch.arange(dfl.shape[1], dtype=dfl.dtype).view(1, -1, 1, 1)
 
 
+DRAWN = {  # colours of Okabe and Ito 2008
+    "control": "#1c2530",
+    "direct": "#0072b2",
+    "l1": "#e69f00",
+    "auto": "#009e73",
+    "auto+kd": "#cc79a7",
+    "auto-taylor": "#d55e00",
+}
+"""Ways in the picture; the variants of auto are in the table alone."""
+
+
 def summary() -> None:
     """Print the means over the seeds as Markdown, with their least and most, and draw them."""
     groups: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for row in table():
+    sizes = {}
+    for row in sorted(table(), key=lambda row: (row["family"], int(row["percent"]), row["way"])):
         key = (row["family"], row["percent"], row["way"])
         groups.setdefault(key, {}).setdefault(row["tuned"], []).append(float(row["AP"]))
-    print("| network | gone | way | seeds | after 0 | 5 | 20 | all |")
-    print("|---|---|---|---|---|---|---|---|")
+        if row["tuned"] != "before the cut":
+            sizes[key] = f"{int(row['params']) / 1e6:.2f} | {int(row['macs']) / 1e9:.2f}"
+    print("| network | gone | way | M parameters | GMACs | seeds | after 0 | 5 | 20 | all |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for (family, percent, way), aps in groups.items():
         last = max((k for k in aps if k.isdigit()), key=int)
         cells = [_spread(aps.get(k, [])) for k in ("0", "5", "20")]
         cells.append(_spread(aps[last]) + ("" if last == "40" else f" ({last})"))
         seeds = len(aps[last])
-        print(f"| {family} | {percent} % | {way} | {seeds} | {' | '.join(cells)} |")
+        size = sizes[family, percent, way]
+        print(f"| {family} | {percent} % | {way} | {size} | {seeds} | {' | '.join(cells)} |")
     write_bytes(RESULTS.with_suffix(".png"), picture(groups))
 
 
@@ -370,19 +385,8 @@ def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes
     panels = sorted({(f, p) for f, p, _ in groups if p != "0"}, key=lambda x: (x[0], int(x[1])))
     figure = Figure(figsize=(6.2 * len(panels), 4.8), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    colours = (  # Okabe and Ito 2008, and two greys
-        "#1c2530",
-        "#0072b2",
-        "#009e73",
-        "#d55e00",
-        "#cc79a7",
-        "#56b4e9",
-        "#e69f00",
-        "#8a949e",
-    )
-    ways = list(dict.fromkeys(way for *_, way in groups if way not in ("dense", "scratch")))
     for axes, (family, percent) in zip(grid, panels, strict=True):
-        for colour, way in zip(colours * 2, ways, strict=False):
+        for way, colour in DRAWN.items():
             aps = groups.get((family, percent, way)) or (
                 groups.get((family, "0", way)) if way == "control" else None
             )

@@ -1,10 +1,10 @@
-"""What `auto` costs a training step, beside Ultralytics' own trainer: A B A B in one process.
+"""What `auto` costs a training step, beside Ultralytics' own trainer: in turn in one process.
 
     python benchmarks/sparsity_throughput.py
 
-Both train YOLOv8n on the same drawn pictures, kept in memory, with the same settings; ours keeps
-the structure, seeds every epoch and brings channels to zero. An epoch's time is from its start to
-its end, validation and checkpoints apart.
+All train YOLOv8n on the same drawn pictures, kept in memory, with the same settings; ours keeps
+the structure, seeds every epoch and brings channels to zero, chosen by gamma or by Taylor. An
+epoch's time is from its start to its end, validation and checkpoints apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from yoloprune.demo_data import ShapesSpec, write_shapes
 from yoloprune.measure.environment import environment
 from yoloprune.plan import Budget
 from yoloprune.train.equip import Equip
-from yoloprune.train.options import SparsityOptions, TrainOptions
+from yoloprune.train.options import Importance, SparsityOptions, TrainOptions
 from yoloprune.train.trainer import KeepingDetectionTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def epochs_of(trainer: Any, threads: int) -> list[float]:
 
 
 def main() -> None:
-    """Time both, in turn."""
+    """Time all, in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/runs/throughput")
     parser.add_argument("--imgsz", type=int, default=320)
@@ -63,35 +63,46 @@ def main() -> None:
         "val": False, "verbose": False, "cache": "ram", "optimizer": "AdamW", "lr0": 0.001,
         "warmup_epochs": 0, "close_mosaic": 0, "workers": 0,
     }  # fmt: skip
-    sparsity = SparsityOptions(budget=Budget(percent=0.6), until=1.0)
-    options = TrainOptions(data=str(data), epochs=4, imgsz=args.imgsz, sparsity=sparsity)
-    times: dict[str, list[float]] = {"stock": [], "auto": []}
+    names: tuple[Importance, ...] = ("gamma", "taylor")
+    options = {
+        name: TrainOptions(
+            data=str(data),
+            epochs=4,
+            imgsz=args.imgsz,
+            sparsity=SparsityOptions(budget=Budget(percent=0.6), criterion=name, until=1.0),
+        )
+        for name in names
+    }
+    times: dict[str, list[float]] = {"stock": [], **{name: [] for name in names}}
     for _ in range(args.turns):
-        for name, kind in (("stock", DetectionTrainer), ("auto", KeepingDetectionTrainer)):
-            trainer: Any = kind(overrides={**settings, "model": "yolov8n.yaml", "name": name})
+        for name, seconds in times.items():
+            kind: Any = KeepingDetectionTrainer if name in options else DetectionTrainer
+            trainer = kind(overrides={**settings, "model": "yolov8n.yaml", "name": name})
             trainer.model = trainer.get_model(
                 cfg="yolov8n.yaml", weights=YOLO("yolov8n.yaml").model, verbose=False
             )
-            if name == "auto":
-                trainer.add_callback("on_pretrain_routine_end", Equip(options))
-            times[name] += epochs_of(trainer, args.threads)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    row = {
-        "imgsz": args.imgsz,
-        "batch": 16,
-        "epochs_timed": len(times["auto"]),
-        "stock_s": round(median["stock"], 3),
-        "auto_s": round(median["auto"], 3),
-        "fastest_stock_s": round(min(times["stock"]), 3),
-        "fastest_auto_s": round(min(times["auto"]), 3),
-        "throughput_ratio": round(median["stock"] / median["auto"], 4),
-        "threads": args.threads,
-        "device": args.device,
-        "cpu": environment().cpu,
-    }
-    print(row)
+            if name in options:
+                trainer.add_callback("on_pretrain_routine_end", Equip(options[name]))
+            seconds += epochs_of(trainer, args.threads)
+    stock = statistics.median(times["stock"])
+    rows = [
+        {
+            "way": name,
+            "imgsz": args.imgsz,
+            "batch": 16,
+            "epochs_timed": len(seconds),
+            "median_s": round(statistics.median(seconds), 3),
+            "fastest_s": round(min(seconds), 3),
+            "throughput_ratio": round(stock / statistics.median(seconds), 4),
+            "threads": args.threads,
+            "device": args.device,
+            "cpu": environment().cpu,
+        }
+        for name, seconds in times.items()
+    ]
+    print(*rows, sep="\n")
     write_table(
-        ROOT / f"benchmarks/results/sparsity-throughput-yolov8n-{args.imgsz}px-cpu.csv", [row]
+        ROOT / f"benchmarks/results/sparsity-throughput-yolov8n-{args.imgsz}px-cpu.csv", rows
     )
 
 
