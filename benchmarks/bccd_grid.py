@@ -109,7 +109,8 @@ def runs() -> list[Run]:
     ways = ("control", "direct", "auto", "auto+kd", "l1")
     grid = [("yolov8n", 60, seed, way) for seed in (0, 1, 2) for way in ways]
     grid += [("yolov8n", 60, seed, "auto-taylor") for seed in (0, 1, 2)]
-    grid += [("yolov8n", 80, 0, "auto-taylor"), ("yolov4-tiny", 60, 0, "auto-taylor")]
+    grid += [("yolov8n", 80, seed, "auto-taylor") for seed in (0, 1, 2)]
+    grid += [("yolov4-tiny", 60, 0, "auto-taylor")]
     variants = ("auto-early", "auto-flat", "auto-steady+kd", "auto-feature+kd")
     grid += [("yolov8n", 60, 0, way) for way in variants]
     grid += [("yolov8n", 60, seed, "auto-flat") for seed in (1, 2)]
@@ -346,6 +347,7 @@ DRAWN = {  # colours of Okabe and Ito 2008
     "auto": "#009e73",
     "auto+kd": "#cc79a7",
     "auto-taylor": "#d55e00",
+    "scratch": "#56b4e9",
 }
 """Ways in the picture; the variants of auto are in the table alone."""
 
@@ -383,9 +385,12 @@ def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes
     from matplotlib.figure import Figure
 
     panels = sorted({(f, p) for f, p, _ in groups if p != "0"}, key=lambda x: (x[0], int(x[1])))
-    figure = Figure(figsize=(6.2 * len(panels), 4.8), layout="constrained", facecolor="white")
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (family, percent) in zip(grid, panels, strict=True):
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(12.4, 4.6 * rows), layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, 2, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (family, percent) in zip(grid.flat, panels, strict=False):
         for way, colour in DRAWN.items():
             aps = groups.get((family, percent, way)) or (
                 groups.get((family, "0", way)) if way == "control" else None
@@ -399,8 +404,8 @@ def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes
             low = [m - min(v) for m, (_, v) in zip(mean, points, strict=True)]
             high = [max(v) - m for m, (_, v) in zip(mean, points, strict=True)]
             axes.errorbar(
-                x, mean, yerr=(low, high), color=colour, marker="o", markersize=4.5, capsize=3,
-                linewidth=1.8, label=f"{way} ({len(points[-1][1])})",
+                x, mean, yerr=(low, high), color=colour, marker="o" if len(x) > 1 else "D",
+                markersize=4.5, capsize=3, linewidth=1.8, label=f"{way} ({len(points[-1][1])})",
             )  # fmt: skip
         axes.set_title(f"{family}, {percent} % of the channels gone", fontsize=11, loc="left")
         axes.set_xlabel("epochs behind it")
@@ -408,7 +413,8 @@ def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes
         axes.grid(axis="y", color="#d9dee4", linewidth=0.8)
         axes.tick_params(length=0)
         axes.legend(frameon=False, title="way (seeds)", loc="lower right", fontsize=9)
-    grid[0].set_ylabel("AP50:95")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("AP50:95")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     return file.getvalue()
