@@ -66,17 +66,16 @@ class Gammas:
     def parameters(self, model: nn.Module, *, beta: bool = False) -> list[Tensor]:
         """The weights, or the biases beside them, in the order of ``names``."""
         names = (f"{name[:-6]}bias" if beta else name for name in self.names)
-        return [model.get_parameter(name).detach() for name in names]
+        return [model.get_parameter(name) for name in names]
 
     def read(self, model: nn.Module, *, beta: bool = False) -> Tensor:
         """Float32 ``[n]``: a copy of every scale, or of every shift."""
-        return torch.cat(self.parameters(model, beta=beta)).float()
+        return torch.cat(self.parameters(model, beta=beta)).detach().float()
 
     def write(self, model: nn.Module, values: Tensor, *, beta: bool = False) -> None:
         """Put scales, or shifts, in place; ``values`` is ``[n]``."""
-        torch._foreach_copy_(
-            self.parameters(model, beta=beta), list(torch.split(values, self.sizes))
-        )
+        targets = [tensor.detach() for tensor in self.parameters(model, beta=beta)]
+        torch._foreach_copy_(targets, list(torch.split(values, self.sizes)))
 
     def sum_by_unit(self, values: NDArray[Any]) -> FloatArray:
         """Float64 ``[n_units]``: sums of ``values``, ``[n]``, over the scales of each unit."""
@@ -278,7 +277,7 @@ class Penalty(Sparsity):
         }
         of_layer = [
             rates.get(id(weight), 0.0) if weight.requires_grad else 0.0
-            for weight in map(model.get_parameter, self.gammas.names)
+            for weight in self.gammas.parameters(model)
         ]
         return torch.from_numpy(np.repeat(of_layer, self.gammas.sizes))
 

@@ -37,21 +37,21 @@ class TaylorImportance:
     def __init__(self, gammas: Gammas) -> None:
         self.gammas = gammas
         self.sums: FloatArray = np.zeros(gammas.graph.n_units)
+        scales = gammas.sum_by_unit(np.ones(gammas.units.size))
+        self._scored = self._trained = scales > 0
         self._waiting: list[Tensor] = []
-        self._known: FloatArray | None = None
 
     def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Read the gradients of ``model`` before every step of ``optimizer``."""
+        trained = [weight.requires_grad for weight in self.gammas.parameters(model)]
+        self._trained = self.gammas.sum_by_unit(np.repeat(trained, self.gammas.sizes)) > 0
         optimizer.register_step_pre_hook(lambda *_: self.gather(model))
 
     @torch.no_grad()
     def gather(self, model: nn.Module) -> None:
         """Take in the gradients that lie on the scales and shifts now."""
-        weights = [model.get_parameter(name) for name in self.gammas.names]
-        biases = [model.get_parameter(f"{name[:-6]}bias") for name in self.gammas.names]
-        if self._known is None:
-            trained = [w.grad is not None for w in weights]
-            self._known = np.repeat(trained, self.gammas.sizes).astype(np.float64)
+        weights = self.gammas.parameters(model)
+        biases = self.gammas.parameters(model, beta=True)
         self._waiting.append(
             torch.cat([_term(w) + _term(b) for w, b in zip(weights, biases, strict=True)])
         )
@@ -61,11 +61,9 @@ class TaylorImportance:
     def scores(self) -> Scores:
         """One score a unit; NaN where it has no scale. Before the first step all are alike."""
         self._add_up()
-        known = self.gammas.sum_by_unit(np.ones(self.gammas.units.size)) > 0
-        values = np.where(known, self.sums, np.nan)
-        if self._known is not None:
-            silent = known & (self.gammas.sum_by_unit(self._known) == 0)
-            values[silent] = UNKNOWN * max(float(self.sums.max()), np.finfo(np.float64).tiny)
+        last = UNKNOWN * max(float(self.sums.max()), np.finfo(np.float64).tiny)
+        values = np.where(self._trained, self.sums, last)
+        values[~self._scored] = np.nan
         return Scores(values=values, criterion="taylor")
 
     def _add_up(self) -> None:
@@ -81,13 +79,11 @@ class TaylorImportance:
     def state_dict(self) -> dict[str, Any]:
         """What the steps so far said."""
         self._add_up()
-        known = None if self._known is None else torch.from_numpy(self._known.copy())
-        return {"sums": torch.from_numpy(self.sums.copy()), "known": known}
+        return {"sums": torch.from_numpy(self.sums.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self.sums = state["sums"].cpu().numpy()
-        self._known = None if state["known"] is None else state["known"].cpu().numpy()
 
 
 def _term(values: Tensor) -> Tensor:
