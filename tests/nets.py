@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph, IntArray
 
+CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
+"""Darknet section that halves the picture; takes its filters."""
+SAME = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=1\npad=1\nactivation=leaky\n"
+"""The same, but leaves the size as it is."""
+
 
 def conv(c_in: int, c_out: int, k: int = 3, groups: int = 1, *, act: bool = True) -> nn.Sequential:
     """Convolution, BatchNorm, SiLU."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from tests.nets import randomised
+from tests.nets import CONV, randomised
 from tests.train import slims
 from yoloprune import rounds
 from yoloprune.channels.trace import trace
@@ -27,7 +27,6 @@ from yoloprune.recipe import Recipe, read_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
 
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
 HEAD = (
     "[convolutional]\nfilters=14\nsize=1\nstride=1\nactivation=linear\n"
     "[yolo]\nmask=0,1\nanchors=10,10,30,30\nclasses=2\nnum=2\n"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.nets import randomised
+from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
@@ -32,7 +32,6 @@ from yoloprune.train.run import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
 
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
 LINEAR = "[convolutional]\nfilters={}\nsize=1\nstride=1\nactivation=linear\n"
 YOLO = "[yolo]\nmask=0,1\nanchors=10,10,30,30\nclasses={}\nnum=2\n"
 REGION = "[region]\nanchors=1,1,2,2\nclasses=2\nnum=2\nsoftmax={}\n"

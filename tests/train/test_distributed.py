@@ -16,7 +16,7 @@ import torch
 import yaml
 from ultralytics.utils.dist import find_free_network_port
 
-from tests.nets import randomised
+from tests.nets import CONV, randomised
 from yoloprune.channels.trace import trace
 from yoloprune.cut import cut_units
 from yoloprune.darknet.cfg import parse_cfg
@@ -29,7 +29,6 @@ from yoloprune.train.run import train
 from yoloprune.train.trainer import KeepingDetectionTrainer
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
 HEAD = (
     "[convolutional]\nfilters=14\nsize=1\nstride=1\nactivation=linear\n"
     "[yolo]\nmask=0,1\nanchors=10,10,30,30\nclasses=2\nnum=2\n"

@@ -12,7 +12,7 @@ import slims
 import torch
 from torch import nn
 
-from tests.nets import randomised
+from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import CheckpointError, TrainError
@@ -25,7 +25,6 @@ from yoloprune.train.trainer import KeepingDetectionTrainer, student_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
 
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
 HEAD = (
     "[convolutional]\nfilters=14\nsize=1\nstride=1\nactivation=linear\n"
     "[yolo]\nmask=0,1\nanchors=10,10,30,30\nclasses=2\nnum=2\n"

@@ -11,7 +11,7 @@ import slims
 import torch
 from torch import nn
 
-from tests.nets import randomised
+from tests.nets import CONV, SAME, randomised
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.trace import trace
 from yoloprune.cut import cut_units
@@ -30,8 +30,6 @@ width=64
 height=64
 channels=3
 """
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
-SAME = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=1\npad=1\nactivation=leaky\n"
 ROUTE = "[route]\nlayers=-1\ngroups=2\ngroup_id=1\n"
 SHORTCUT = "[shortcut]\nfrom=-2\nactivation=linear\n"
 HEAD = (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.nets import randomised
+from tests.nets import CONV, SAME, randomised
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
@@ -23,8 +23,6 @@ from yoloprune.train.options import SparsityOptions
 from yoloprune.train.sparsity import Gammas, Sparsity, sparsity_of
 from yoloprune.train.taylor import DECAY, TaylorImportance
 
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
-SAME = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride=1\npad=1\nactivation=leaky\n"
 CFG = (
     "[net]\nwidth=64\nheight=64\nchannels=3\n"
     + CONV.format(16)
