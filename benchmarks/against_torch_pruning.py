@@ -103,10 +103,10 @@ def torch_pruning(model: nn.Module, side: int) -> nn.Module:
 def yoloprune(model: nn.Module, compensate: bool) -> nn.Module:
     """Trace, score, plan and cut."""
     from yoloprune.channels import trace
-    from yoloprune.cut import cut_units
-    from yoloprune.plan import Budget
-    from yoloprune.planner import plan
-    from yoloprune.score import score
+    from yoloprune.prune.cut import cut_units
+    from yoloprune.prune.plan import Budget
+    from yoloprune.prune.planner import plan
+    from yoloprune.prune.score import score
 
     graph = trace(model)
     chosen = plan(graph, score(model, graph), Budget(percent=SHARE))

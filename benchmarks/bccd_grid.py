@@ -48,9 +48,9 @@ from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.size import count
-from yoloprune.models import Source, load
-from yoloprune.pipeline import SlimOptions, slim
-from yoloprune.plan import Budget
+from yoloprune.models.door import Source, load
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.train.options import (
     Distil,
     DistillOptions,

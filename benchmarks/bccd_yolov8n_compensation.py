@@ -21,15 +21,15 @@ from shared_data import write_table
 from torch import nn
 
 from yoloprune.channels import trace
-from yoloprune.cut import cut_units, self_test
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.size import count
-from yoloprune.models import load
-from yoloprune.plan import Budget
-from yoloprune.planner import plan
-from yoloprune.score import gamma_quantiles, score
+from yoloprune.models.door import load
+from yoloprune.prune.cut import cut_units, self_test
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import plan
+from yoloprune.prune.score import gamma_quantiles, score
 
 ROOT = Path(__file__).parent.parent
 SIZE = 320

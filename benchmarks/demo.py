@@ -16,22 +16,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from yoloprune.demo_data import ShapesSpec, write_shapes
+from yoloprune.cli.show import quantity
 from yoloprune.files import write_bytes
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import Dataset, load_dataset
+from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.measure.detect import DetectOptions, detect
 from yoloprune.measure.images import read_image
 from yoloprune.measure.latency import LatencyOptions, measure_latency
+from yoloprune.measure.predict import boxes_of
 from yoloprune.measure.size import count, file_bytes
-from yoloprune.models import Source, load
-from yoloprune.pipeline import SlimOptions, SlimResult, slim
-from yoloprune.plan import Budget
-from yoloprune.predict import boxes_of
+from yoloprune.models.door import Source, load
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.slim import SlimOptions, SlimResult, slim
 from yoloprune.report.plots import Panel, detections_picture
 from yoloprune.report.slim import write_slim_report
 from yoloprune.report.sparsity import write_sparsity_picture
-from yoloprune.show import quantity
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import TrainResult, train
 

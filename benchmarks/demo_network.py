@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from yoloprune.demo_data import ShapesSpec, write_shapes
 from yoloprune.files import write_bytes
-from yoloprune.models import load
-from yoloprune.plan import Budget
+from yoloprune.measure.demo_data import ShapesSpec, write_shapes
+from yoloprune.models.door import load
+from yoloprune.prune.plan import Budget
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 

@@ -17,9 +17,9 @@ from yoloprune.files import write_bytes
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
-from yoloprune.models import load
-from yoloprune.pipeline import SlimOptions, slim
-from yoloprune.plan import Budget
+from yoloprune.models.door import load
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
 

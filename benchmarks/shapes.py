@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from yoloprune.demo_data import ShapesSpec, write_shapes
 from yoloprune.errors import DataError
+from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 
 
 def main() -> int:

@@ -20,9 +20,9 @@ from shared_data import write_table
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 
-from yoloprune.demo_data import ShapesSpec, write_shapes
+from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.measure.environment import environment
-from yoloprune.plan import Budget
+from yoloprune.prune.plan import Budget
 from yoloprune.train.equip import Equip
 from yoloprune.train.options import Importance, SparsityOptions, TrainOptions
 from yoloprune.train.trainer import KeepingDetectionTrainer

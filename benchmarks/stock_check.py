@@ -67,11 +67,11 @@ def stock(name: str) -> nn.Module:
 def make(name: str, folder: Path, percent: float) -> dict[str, Any]:
     """Slim one model by gamma, and save it beside an input and what it makes of that."""
     from yoloprune.channels.trace import trace
-    from yoloprune.cut import cut_units, self_test
-    from yoloprune.models import save
-    from yoloprune.plan import Budget, Origin
-    from yoloprune.planner import Planner
-    from yoloprune.score import score
+    from yoloprune.models.door import save
+    from yoloprune.prune.cut import cut_units, self_test
+    from yoloprune.prune.plan import Budget, Origin
+    from yoloprune.prune.planner import Planner
+    from yoloprune.prune.score import score
 
     model = stock(name)
     graph = trace(model)

@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.table import tensors_in
-from yoloprune.cut import cut_units, self_test
 from yoloprune.errors import CutError
-from yoloprune.plan import Budget
-from yoloprune.planner import Planner
-from yoloprune.score import Scores
-from yoloprune.selftest import relative_difference, silenced
+from yoloprune.prune.cut import cut_units, self_test
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.score import Scores
+from yoloprune.prune.selftest import relative_difference, silenced
 
 ROOT = Path(__file__).parent.parent
 SHARE = 0.4

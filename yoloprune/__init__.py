@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yoloprune.channels.trace import trace
-    from yoloprune.cut import cut_units
     from yoloprune.errors import YoloPruneError
-    from yoloprune.export import ExportOptions, ExportResult, export_model
-    from yoloprune.models import Source, load, save
-    from yoloprune.pipeline import SlimOptions, SlimResult, slim
-    from yoloprune.plan import Budget
+    from yoloprune.models.door import Source, load, save
+    from yoloprune.models.export import ExportOptions, ExportResult, export_model
+    from yoloprune.prune.cut import cut_units
+    from yoloprune.prune.plan import Budget
+    from yoloprune.prune.slim import SlimOptions, SlimResult, slim
     from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
     from yoloprune.train.run import TrainResult
     from yoloprune.train.run import train as train_model
@@ -45,22 +45,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "plan",
+    "Budget": "prune.plan",
     "DistillOptions": "train.options",
-    "ExportOptions": "export",
-    "ExportResult": "export",
-    "SlimOptions": "pipeline",
-    "SlimResult": "pipeline",
-    "Source": "models",
+    "ExportOptions": "models.export",
+    "ExportResult": "models.export",
+    "SlimOptions": "prune.slim",
+    "SlimResult": "prune.slim",
+    "Source": "models.door",
     "SparsityOptions": "train.options",
     "TrainOptions": "train.options",
     "TrainResult": "train.run",
     "YoloPruneError": "errors",
-    "cut_units": "cut",
-    "export_model": "export",
-    "load": "models",
-    "save": "models",
-    "slim": "pipeline",
+    "cut_units": "prune.cut",
+    "export_model": "models.export",
+    "load": "models.door",
+    "save": "models.door",
+    "slim": "prune.slim",
     "trace": "channels.trace",
     "train_model": "train.run:train",
     "trainer_for": "train.trainer",

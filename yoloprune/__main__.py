@@ -1,5 +1,5 @@
 """``python -m yoloprune``."""
 
-from yoloprune.cli import main
+from yoloprune.cli.app import main
 
 main()

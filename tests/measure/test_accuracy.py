@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from yoloprune.errors import MeasureError
-from yoloprune.measure import DetectOptions, coco_metrics, evaluate, load_dataset
-from yoloprune.measure.data import Dataset
-from yoloprune.measure.detect import Detections, decode
+from yoloprune.measure.accuracy import coco_metrics, evaluate
+from yoloprune.measure.data import Dataset, load_dataset
+from yoloprune.measure.detect import Detections, DetectOptions, decode
 from yoloprune.measure.images import stretch
 
 
@@ -210,7 +210,7 @@ def opencv_detections(net: cv2.dnn.Net, path: Path) -> Detections:
 def test_darknet_models_reach_the_reference(
     shared: Path, name: str, split: str, ap: float, ap50: float
 ) -> None:
-    from yoloprune.models import load
+    from yoloprune.models.door import load
 
     model, _ = load(shared / "weights" / f"{name}.cfg", shared / "weights" / f"{name}.weights")
     data = load_dataset(shared / "data" / "coco256" / "coco256.yaml", split=split)

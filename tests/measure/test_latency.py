@@ -170,7 +170,7 @@ def test_stock_models_are_timed_fused_and_left_as_they_were() -> None:
 
 
 def test_darknet_models_are_timed_fused() -> None:
-    from yoloprune.models import load
+    from yoloprune.models.door import load
 
     model, _ = load("yolov4-tiny.cfg", scratch=True)
 

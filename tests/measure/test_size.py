@@ -156,7 +156,7 @@ def test_yolov8n_has_the_published_cost() -> None:
 
 
 def test_yolov4_tiny_has_the_published_cost() -> None:
-    from yoloprune.models import load
+    from yoloprune.models.door import load
 
     model, _ = load("yolov4-tiny.cfg", scratch=True)
 

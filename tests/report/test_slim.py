@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from yoloprune.channels.graph import ChannelGraph, Group, TensorAxis
-from yoloprune.plan import Budget, Origin, PrunePlan
-from yoloprune.planner import plan
+from yoloprune.prune.plan import Budget, Origin, PrunePlan
+from yoloprune.prune.planner import plan
+from yoloprune.prune.score import Scores
 from yoloprune.report.slim import compare, layer_widths, write_slim_report
-from yoloprune.score import Scores
 
 RESULT: dict[str, Any] = {
     "model": "runs/<b>net</b>.cfg",

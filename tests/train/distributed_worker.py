@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from yoloprune.models import load
-from yoloprune.plan import Budget
+from yoloprune.models.door import load
+from yoloprune.prune.plan import Budget
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 from yoloprune.train.trainer import KeepingDetectionTrainer, student_of

@@ -14,7 +14,7 @@ from torch import nn
 from ultralytics import RTDETR, YOLO
 
 from yoloprune.channels import trace
-from yoloprune.cut import cut_units
+from yoloprune.prune.cut import cut_units
 
 
 def stock(name: str, classes: dict[int, str] | None = None) -> nn.Module:

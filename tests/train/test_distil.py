@@ -18,7 +18,7 @@ from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.models import load, save
+from yoloprune.models.door import load, save
 from yoloprune.train.distil import (
     DistillingCriterion,
     attention_transfer,

@@ -18,11 +18,11 @@ from ultralytics.utils.dist import find_free_network_port
 
 from tests.nets import CONV, randomised
 from yoloprune.channels.trace import trace
-from yoloprune.cut import cut_units
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
-from yoloprune.models import load, save
-from yoloprune.plan import Budget
+from yoloprune.models.door import load, save
+from yoloprune.prune.cut import cut_units
+from yoloprune.prune.plan import Budget
 from yoloprune.train.equip import Equip
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train

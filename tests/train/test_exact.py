@@ -16,7 +16,7 @@ from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import CheckpointError, TrainError
-from yoloprune.plan import Budget
+from yoloprune.prune.plan import Budget
 from yoloprune.train import exact
 from yoloprune.train.log import read_log
 from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
@@ -218,7 +218,7 @@ def test_another_seed_is_another_run(data: Path, undisturbed: Path, tmp_path: Pa
 
 
 def test_the_average_stands_at_zero_and_the_best_epoch_too(undisturbed: Path) -> None:
-    from yoloprune.models import load
+    from yoloprune.models.door import load
 
     rows = read_log(undisturbed / "sparsity.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -233,7 +233,7 @@ def test_the_average_stands_at_zero_and_the_best_epoch_too(undisturbed: Path) ->
 def test_a_teacher_comes_back_after_a_kill(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoloprune.models import save
+    from yoloprune.models.door import save
 
     files = save(network(), tmp_path / "teacher.cfg")
     wish = options(data, distil=DistillOptions(teacher=str(files[0]), mode="output"))
@@ -259,7 +259,7 @@ def test_a_teacher_comes_back_after_a_kill(
 def test_an_ultralytics_model_goes_on_exactly_too(
     mode: Any, moment: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoloprune.models import save
+    from yoloprune.models.door import save
 
     start = slims.stock("yolov8n", {0: "class 0", 1: "class 1"})
     distil = None

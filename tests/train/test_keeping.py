@@ -19,10 +19,10 @@ from ultralytics.models.yolo.semantic import SemanticSegmentationTrainer
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOESegTrainer, YOLOETrainer
 
-from yoloprune.checkpoint import read_checkpoint
 from yoloprune.errors import CheckpointError, TrainError
-from yoloprune.marker import is_marked
-from yoloprune.models import save
+from yoloprune.models.checkpoint import read_checkpoint
+from yoloprune.models.door import save
+from yoloprune.models.marker import is_marked
 from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.options import TrainOptions

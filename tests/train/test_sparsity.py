@@ -14,16 +14,16 @@ from torch import nn
 from tests.nets import CONV, SAME, randomised
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.trace import trace
-from yoloprune.cut import cut_units
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.models import load
-from yoloprune.plan import Budget
-from yoloprune.planner import Planner
-from yoloprune.score import score
+from yoloprune.models.door import load
+from yoloprune.prune.cut import cut_units
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.score import score
+from yoloprune.train.gammas import Gammas, Sparsity, sparsity_of
 from yoloprune.train.options import SparsityOptions
-from yoloprune.train.sparsity import Gammas, Sparsity, sparsity_of
 
 CFG = """[net]
 width=64

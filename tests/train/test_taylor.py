@@ -16,11 +16,11 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.plan import Budget
-from yoloprune.planner import Planner
-from yoloprune.score import score
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.score import score
+from yoloprune.train.gammas import Gammas, Sparsity, sparsity_of
 from yoloprune.train.options import SparsityOptions
-from yoloprune.train.sparsity import Gammas, Sparsity, sparsity_of
 from yoloprune.train.taylor import DECAY, TaylorImportance
 
 CFG = (

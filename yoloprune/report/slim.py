@@ -11,9 +11,9 @@ import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.files import write_bytes
-from yoloprune.plan import PrunePlan
+from yoloprune.prune.plan import PrunePlan
+from yoloprune.prune.score import Scores, sparsity_warning
 from yoloprune.report.plots import channels_svg, scores_svg
-from yoloprune.score import Scores, sparsity_warning
 
 REPORT_NAME = "report.html"
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from yoloprune.darknet.heads import DetectionHead, RegionHead
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.models import load
+from yoloprune.models.door import load
 from yoloprune.train.options import DistillOptions
 from yoloprune.train.trainer import student_of
 

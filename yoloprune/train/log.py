@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yoloprune.files import write_bytes
-from yoloprune.score import quantiles
+from yoloprune.measure.quantiles import quantiles
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from yoloprune.train.sparsity import Gammas
+    from yoloprune.train.gammas import Gammas
 
 LOG = "sparsity.jsonl"
 BINS = 60

@@ -16,7 +16,7 @@ from torch import nn
 
 from yoloprune.errors import DataError, TrainError
 from yoloprune.files import held
-from yoloprune.models import save
+from yoloprune.models.door import save
 from yoloprune.train.options import DistillOptions, TrainOptions
 
 DIS = 6.0
@@ -62,7 +62,7 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
 def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     from ultralytics.utils import RANK
 
-    from yoloprune.checkpoint import read_checkpoint, write_checkpoint
+    from yoloprune.models.checkpoint import read_checkpoint, write_checkpoint
     from yoloprune.train.exact import FILE
     from yoloprune.train.log import LOG, read_log
 
@@ -103,7 +103,7 @@ class _Progress(Enum):
 def _progress(weights: Path) -> _Progress:
     if not (weights / "last.pt").is_file():
         return _Progress.NONE
-    from yoloprune.checkpoint import is_finished
+    from yoloprune.models.checkpoint import is_finished
     from yoloprune.train.exact import read_state
 
     # Ultralytics will unpickle it without restriction: what is refused here never gets there
@@ -211,7 +211,7 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
 
 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
-    from yoloprune.checkpoint import task_of
+    from yoloprune.models.checkpoint import task_of
 
     out = out.resolve()
     return {

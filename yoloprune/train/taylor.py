@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.score import FloatArray, Scores
-
-if TYPE_CHECKING:
-    from yoloprune.train.sparsity import Gammas
+from yoloprune.measure.quantiles import FloatArray
+from yoloprune.prune.score import Scores
+from yoloprune.train.gammas import Gammas
 
 DECAY = 0.98
 """Of what earlier steps said, a step: about the last 50 count. One step alone is mostly noise."""

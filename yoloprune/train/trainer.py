@@ -38,11 +38,11 @@ from ultralytics.utils.torch_utils import (
     unwrap_model,
 )
 
-from yoloprune.checkpoint import task_of
 from yoloprune.errors import TrainError
 from yoloprune.files import held
-from yoloprune.marker import is_marked, mark
-from yoloprune.models import save
+from yoloprune.models.checkpoint import task_of
+from yoloprune.models.door import save
+from yoloprune.models.marker import is_marked, mark
 from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.sparsity import Sparsity
@@ -67,7 +67,7 @@ def trainer_for(model: nn.Module | str | Path, *, trust: bool = False) -> type[B
         TrainError: there is no trainer for such a model.
     """
     if not isinstance(model, nn.Module):
-        from yoloprune.models import load
+        from yoloprune.models.door import load
 
         model = load(model, scratch=Path(model).suffix.lower() == ".cfg", trust=trust)[0]
     for kind, trainer in _BY_CLASS.items():

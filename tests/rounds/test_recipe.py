@@ -1,0 +1,109 @@
+"""Recipes: what is accepted, and that what is wrong is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from yoloprune.errors import RecipeError
+from yoloprune.prune.plan import Budget
+from yoloprune.rounds.recipe import parse_recipe, read_recipe
+
+WHOLE = """\
+model: net.cfg
+data: data.yaml
+imgsz: 160
+settings: {lr0: 0.001}
+train:
+  epochs: 30
+sparsify:
+  epochs: 10
+  until: 0.5
+slim:
+  percent: 0.3
+  step: 0.2
+  min_channels: 4
+finetune:
+  epochs: 20
+  teacher: dense
+stop:
+  rounds: 3
+  max_ap_drop: 0.02
+  target_macs: 0.4
+"""
+
+
+def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").touch()
+    recipe = parse_recipe(WHOLE, tmp_path / "r.yaml")
+    assert recipe.model == "net.cfg"  # not there, so left as it is
+    assert recipe.data == str(tmp_path / "data.yaml")  # beside the recipe
+    assert [recipe.percent(n) for n in (1, 2, 3)] == pytest.approx([0.3, 0.5, 0.7])
+    assert recipe.slim.budget(0.3) == Budget(percent=0.3, min_channels=4)
+    assert recipe.sparsify is not None
+    assert recipe.sparsify.options(Budget(percent=0.3)).until == 0.5
+    teacher = recipe.teacher(Path("dense.pt"))
+    assert teacher is not None and teacher.teacher == "dense.pt" and teacher.mode == "output"
+
+
+def test_the_least_recipe_has_one_round_without_training() -> None:
+    recipe = parse_recipe("model: a.pt\ndata: b.yaml\nslim: {percent: 0.5}\n", Path("r.yaml"))
+    assert recipe.stop.rounds == 1
+    assert recipe.train is recipe.sparsify is recipe.finetune is None
+    assert recipe.teacher(Path("dense.pt")) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("imgsz: 160", "imgsize: 160", "r.yaml:3: imgsize: is unknown, expected one of model, "),
+        ("  until: 0.5", "  util: 0.5", "r.yaml:9: sparsify.util: is unknown, expected one of"),
+        ("  epochs: 10", "  epochs: ten", "r.yaml:8: sparsify.epochs: got 'ten', expected a valid"),
+        ("  epochs: 10", "  epochs: 0", "r.yaml:8: sparsify.epochs: got 0, expected greater than"),
+        ("  epochs: 10\n", "", "r.yaml:7: sparsify.epochs: is missing."),
+        ("  percent: 0.3", "  percent: 1.3", "r.yaml:10: slim: --percent: must be above 0 and"),
+        ("  until: 0.5", "  until: 1.5", "r.yaml:7: sparsify: --until: must be above 0 and at"),
+        ("  until: 0.5", "  method: l1", "r.yaml:7: sparsify: --sparsity l1: needs --strength"),
+        ("  until: 0.5", "  method: x", "r.yaml:9: sparsify.method: got 'x', expected 'auto', 'l1"),
+        ("  until: 0.5", "  criterion: l2", "r.yaml:9: sparsify.criterion: got 'l2', expected"),
+        ("  step: 0.2\n", "", "r.yaml:1: slim.step: must be above 0 for 3 rounds, got 0."),
+        ("  step: 0.2", "  step: 0.4", "r.yaml:1: slim: round 3 would remove 110% of all."),
+        ("  rounds: 3", "  rounds: many", "r.yaml:18: stop.rounds: got 'many', expected a valid"),
+        ("slim:", "slim: 3\nx:", "r.yaml:10: slim: got 3, expected a valid dictionary or"),
+        ("data: data.yaml\n", "", "r.yaml:1: data: is missing."),
+        ("imgsz: 160", "data: other.yaml", "r.yaml:3: data: stands twice, first in line 2."),
+        ("imgsz: 160", "imgsz: [160", "r.yaml:4: is no YAML"),
+        ("imgsz: 160", "[1, 2]: 3", "r.yaml:3: a key must be a word."),
+        ("imgsz: 160", "seed: 2020-13-45", "r.yaml: is no YAML of plain values (ValueError)."),
+        ("imgsz: 160", "seed: &a {x: *a}", "r.yaml"),
+        ("lr0: 0.001", "epochs: 3", "r.yaml:4: settings: --set epochs: is not for --set. Use --"),
+        ("lr0: 0.001", "lr0: 2020-01-01", "r.yaml:4: settings: values must be numbers, texts"),
+        (
+            "  epochs: 20",
+            "  epochs: 20\n  weight: .inf",
+            "r.yaml:16: finetune.weight: got inf",
+        ),
+        ("teacher: dense", "teacher: none.pt", "r.yaml:16: finetune.teacher: no such file, got 'n"),
+        ("sparsify:\n  epochs: 10\n  until: 0.5\n", "sparsify:\n", "r.yaml:7: sparsify: is empty."),
+        ("train:\n  epochs: 30\n", "scratch: true\n", "r.yaml:1: model: net.cfg starts from ran"),
+        ("imgsz: 160", "imgsz: !!python/object:os.system {}", "is no YAML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(old: str, new: str, message: str) -> None:
+    assert old in WHOLE
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(WHOLE.replace(old, new), Path("r.yaml"))
+    assert str(caught.value).startswith(message) or message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_recipe_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none.yaml: cannot be read"):
+        read_recipe(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="is not text"):
+        read_recipe(tmp_path / "binary.yaml")
+    for text in ("", "- 1\n", "words"):
+        with pytest.raises(RecipeError, match=r"r.yaml: got .*expected a recipe"):
+            parse_recipe(text, Path("r.yaml"))

@@ -1,0 +1,192 @@
+"""The one door for model files: Darknet ``.cfg``, Ultralytics ``.pt`` and ``.yaml``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from yoloprune.darknet.cfg import cfg_bytes, read_cfg
+from yoloprune.darknet.network import (
+    DarknetModel,
+    class_names,
+    current_cfg,
+    load_weights,
+    save_weights,
+    weight_fields,
+)
+from yoloprune.darknet.weights import expected_bytes
+from yoloprune.darknet.zoo import find_cfg, find_weights, local_weights
+from yoloprune.errors import CfgError, CheckpointError, FormatError
+from yoloprune.files import replacing, sha256, write_bytes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model came from.
+
+    Attributes:
+        model: the ``.cfg``, ``.pt`` or ``.yaml`` file.
+        weights: the ``.weights`` file of a Darknet model, where it has one.
+    """
+
+    model: Path
+    weights: Path | None = None
+
+    @property
+    def parameters(self) -> Path:
+        """The file that holds the parameters."""
+        return self.weights or self.model
+
+
+def load(
+    path: str | Path,
+    weights: str | Path | None = None,
+    *,
+    scratch: bool = False,
+    trust: bool = False,
+) -> tuple[nn.Module, Source]:
+    """Load a detector in evaluation mode, on the CPU, in float32.
+
+    Args:
+        path: a file, or the bare name of a cfg that ships with yoloprune.
+        weights: a Darknet ``.weights`` file; looked up by the cfg's name, and downloaded where
+            a public address is known, when None.
+        scratch: leave the parameters at their random start instead.
+        trust: unpickle a ``.pt`` that names classes beyond torch's and Ultralytics' own, which
+            can run any code.
+
+    Raises:
+        CfgError, WeightsError, CheckpointError: the file is missing, malformed or not safe.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".cfg":
+        return _load_darknet(path, weights, scratch)
+    if weights is not None:
+        raise FormatError(f"{path}: takes no --weights, since it is no .cfg, got {weights}.")
+    if suffix == ".pt":
+        from yoloprune.models.checkpoint import read_checkpoint
+
+        return read_checkpoint(Path(path), trust=trust), Source(Path(path))
+    if suffix in (".yaml", ".yml"):
+        return _load_yaml(Path(path)), Source(Path(path))
+    raise FormatError(f"{path}: unknown kind of model, expected .cfg, .pt or .yaml.")
+
+
+def _load_darknet(
+    path: str | Path, weights: str | Path | None, scratch: bool
+) -> tuple[DarknetModel, Source]:
+    cfg_path = find_cfg(path)
+    model = DarknetModel(read_cfg(cfg_path))
+    names = _with_suffix(cfg_path, ".names")
+    if names.is_file():
+        model.names = _read_names(names, model.nc)
+    if scratch:
+        return model.eval(), Source(cfg_path)
+    found = find_weights(cfg_path, weights, expected_bytes(weight_fields(model)))
+    load_weights(model, found)
+    return model.eval(), Source(cfg_path, found)
+
+
+def _read_names(path: Path, classes: int) -> dict[int, str]:
+    """The class names of a Darknet ``.names`` file, one a line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) != classes:
+        raise CfgError(f"{path}: has {len(names)} names, the cfg beside it {classes} classes.")
+    return dict(enumerate(names))
+
+
+def lacks_weights(path: str | Path) -> bool:
+    """Whether a model is a cfg whose weights are not at hand."""
+    return Path(path).suffix.lower() == ".cfg" and local_weights(find_cfg(path)) is None
+
+
+def _load_yaml(path: Path) -> nn.Module:
+    """A freshly initialised Ultralytics detector."""
+    from ultralytics import YOLO
+
+    try:
+        model: Any = YOLO(str(path), verbose=False).model
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"{path}: no such file, nor an Ultralytics model name.") from exc
+    except Exception as exc:  # its parser does not check: KeyError, TypeError …
+        reason = (str(exc).splitlines() or [""])[0][:160]
+        raise CheckpointError(
+            f"{path}: is no Ultralytics model description ({type(exc).__name__}: {reason})."
+        ) from exc
+    model.eval()
+    return cast(nn.Module, model)
+
+
+def input_size_of(model: nn.Module, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width to measure at: as asked, else the model's own."""
+    if imgsz is not None:
+        return imgsz if isinstance(imgsz, tuple) else (imgsz, imgsz)
+    if isinstance(model, DarknetModel):
+        return model.net_size
+    args = getattr(model, "args", None)
+    size = args.get("imgsz", 640) if isinstance(args, dict) else getattr(args, "imgsz", 640)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def torch_device(name: str) -> str:
+    """The first of the devices that Ultralytics is given, as torch spells it; a GPU if any."""
+    import torch
+
+    first = name.split(",")[0].strip()
+    if first.isdigit():
+        return f"cuda:{first}"
+    if first in ("", "-1"):
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return first
+
+
+def digest(source: Source) -> str | None:
+    """SHA-256 of the file that holds a model's parameters; None where there is no such file."""
+    return sha256(source.parameters) if source.parameters.is_file() else None
+
+
+def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
+    """Write a model in the format of its family.
+
+    Args:
+        model: a ``DarknetModel`` (written as ``.cfg`` and ``.weights``) or an Ultralytics model.
+        path: the target; its suffix (.cfg, .weights, .pt or none) becomes those of the format.
+            A name that stock Ultralytics would change (``yolov5n.pt``) is changed here as it
+            would, with a message.
+
+    Returns:
+        The model's files. Class names other than COCO's and VOC's stand beside a cfg as
+        ``.names``, one a line, where :func:`load` finds them again.
+
+    Raises:
+        YoloPruneError: the target cannot be written to; nothing is left half-written.
+    """
+    path = Path(path)
+    if isinstance(model, DarknetModel):
+        cfg_path, weights_path = _with_suffix(path, ".cfg"), _with_suffix(path, ".weights")
+        # both are complete before either takes its place
+        with replacing(cfg_path) as cfg_file, replacing(weights_path) as weights_file:
+            cfg_file.write_bytes(cfg_bytes(current_cfg(model)))
+            save_weights(model, weights_file)
+        if model.names != class_names(model.nc):
+            lines = "".join(f"{model.names[i]}\n" for i in range(model.nc))
+            write_bytes(_with_suffix(path, ".names"), lines.encode())
+        return cfg_path, weights_path
+    from yoloprune.models.checkpoint import stock_name, write_checkpoint
+
+    target = stock_name(_with_suffix(path, ".pt"))
+    write_checkpoint(model, target)
+    return (target,)
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """The path with a suffix of ours; what follows the last dot of ``net-1.1`` is none."""
+    known = path.suffix.lower() in (".cfg", ".weights", ".pt")
+    return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)

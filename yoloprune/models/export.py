@@ -1,0 +1,310 @@
+"""Models for other toolchains, by Ultralytics' exporters, and checked where that can be done.
+
+Both families go through the same door: a Darknet network is an Ultralytics model here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from yoloprune.darknet.network import DarknetModel
+from yoloprune.errors import ExportError
+from yoloprune.files import check_writable
+from yoloprune.models.checkpoint import task_of
+from yoloprune.models.door import input_size_of
+
+Array = NDArray[Any]
+TOLERANCE = 1e-3
+HALF_TOLERANCE = 5e-2
+# ONNX Runtime's sigmoid is right to about 1e-8, which is much of a score of 1e-5 and no matter
+_LEAST_SCALE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        out: folder for the result.
+        format: any of Ultralytics' export formats; what it needs must be installed.
+        imgsz: input size in pixels; None is the model's own.
+        batch: pictures a pass.
+        dynamic: leave batch, height and width open (formats that can).
+        half: weights in half precision; input and output of an ONNX file stay float32.
+        device: as Ultralytics reads it; the CPU when empty.
+        extra: further Ultralytics settings, passed through.
+    """
+
+    out: Path
+    format: str = "onnx"
+    imgsz: int | tuple[int, int] | None = None
+    batch: int = 1
+    dynamic: bool = False
+    half: bool = False
+    device: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeCheck:
+    """An exported model beside the one that it was made from.
+
+    Attributes:
+        runtime: name and version of what ran it.
+        max_rel_diff: largest difference on a random picture, relative to the scale (largest
+            absolute value) of the boxes, or of all that is no box, whichever is larger.
+        tolerance: what it must not exceed.
+        inputs: shapes that were run.
+    """
+
+    runtime: str
+    max_rel_diff: float
+    tolerance: float
+    inputs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        file: the exported file or folder.
+        format: of the file.
+        imgsz: height and width of its input.
+        check: None for formats that are not run here.
+    """
+
+    file: Path
+    format: str
+    imgsz: tuple[int, int]
+    check: RuntimeCheck | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The machine-readable record."""
+        return {**asdict(self), "file": str(self.file), "imgsz": list(self.imgsz)}
+
+
+def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportResult:
+    """Export a detector, and compare what came out with it.
+
+    An ONNX file is run in ONNX Runtime before it is put in its place; with ``dynamic`` also as
+    a batch of two.
+
+    Args:
+        model: either family. Not modified.
+        name: of the result, without a suffix.
+        options: how.
+
+    Returns:
+        What was written and how it compares.
+
+    Raises:
+        ExportError: the format is unknown or needs what is not installed, the export failed,
+            or the result differs; nothing is left behind.
+    """
+    check_writable(options.out)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=options.out) as folder:
+        exporter, made = _export(model, Path(folder) / f"{name}.pt", options)
+        height, width = exporter.imgsz
+        check = None
+        if exporter.args.format == "onnx":
+            _tell_more(made, model)
+            check = _check(model, exporter, made, options)
+        target = options.out / made.name
+        if target.is_dir():
+            shutil.rmtree(target)  # of an export before this one
+        made.replace(target)
+    return ExportResult(
+        file=target, format=exporter.args.format, imgsz=(height, width), check=check
+    )
+
+
+def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, Path]:
+    from ultralytics.engine.exporter import Exporter
+
+    settings = {
+        "mode": "export",
+        "format": options.format,
+        "imgsz": list(input_size_of(model, options.imgsz)),
+        "batch": options.batch,
+        "device": options.device or "cpu",
+        "data": None,
+        "verbose": False,
+        **({"dynamic": True} if options.dynamic else {}),
+        **({"quantize": 16} if options.half else {}),
+        **options.extra,
+    }
+    copy: Any = deepcopy(model).eval()
+    copy.pt_path = str(file)  # which names what is exported
+    copy.task = task_of(model)
+    if not isinstance(getattr(copy, "args", None), dict) or "data" not in copy.args:
+        copy.args = {**_as_dict(getattr(copy, "args", None)), "data": ""}
+    if isinstance(copy, DarknetModel):
+        copy.export = True
+    try:
+        with _no_installing():
+            exporter = Exporter(overrides=settings)
+            made = exporter(model=copy)
+    except ImportError as exc:
+        raise ExportError(
+            f"{options.format}: needs {exc.name or exc}, which is not installed. "
+            f"For ONNX: pip install 'yoloprune[runtimes]'."
+        ) from exc
+    except Exception as exc:  # a converter can raise anything
+        first = (str(exc).strip().splitlines() or [""])[0][:300]
+        raise ExportError(
+            f"{options.format}: the export failed ({type(exc).__name__}: {first})."
+        ) from exc
+    return exporter, Path(made)
+
+
+def _as_dict(args: Any) -> dict[str, Any]:
+    return dict(args) if isinstance(args, dict) else dict(vars(args)) if args else {}
+
+
+@contextmanager
+def _no_installing() -> Iterator[None]:
+    """Keep Ultralytics from installing packages into the user's environment."""
+    from ultralytics.utils import checks
+
+    before = checks.AUTOINSTALL
+    checks.AUTOINSTALL = False
+    try:
+        yield
+    finally:
+        checks.AUTOINSTALL = before
+
+
+def _tell_more(file: Path, model: nn.Module) -> None:
+    """Write into an ONNX file how a Darknet network wants its pictures resized."""
+    if not isinstance(model, DarknetModel):
+        return
+    import onnx
+
+    content = onnx.load(file)
+    entry = content.metadata_props.add()
+    entry.key, entry.value = "letterbox", json.dumps(model.letterbox)
+    onnx.save(content, file)
+
+
+def _check(model: nn.Module, exporter: Any, file: Path, options: ExportOptions) -> RuntimeCheck:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    reference = _reference(model, exporter)
+    channels = getattr(model, "yaml", {}).get("channels", 3)
+    batches = (1, 2) if options.dynamic else (options.batch,)
+    shapes = tuple((batch, channels, *exporter.imgsz) for batch in batches)
+    half = exporter.args.quantize == 16
+    worst = 0.0
+    for shape in shapes:
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        fed = x.half() if entry.type == "tensor(float16)" else x
+        try:
+            found = session.run(None, {entry.name: fed.numpy()})
+        except Exception as exc:  # onnxruntime's errors share no public base
+            raise ExportError(f"{file.name}: does not run on {list(shape)} ({exc}).") from exc
+        with torch.no_grad():
+            expected = [tensor.numpy() for tensor in _tensors(reference(x))]
+        worst = max(worst, difference(expected, found))
+    check = RuntimeCheck(
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        max_rel_diff=worst,
+        tolerance=HALF_TOLERANCE if half else TOLERANCE,
+        inputs=shapes,
+    )
+    if not worst <= check.tolerance:
+        raise ExportError(
+            f"{file.name}: differs from the model by {worst:.2g} of its output's scale in "
+            f"{check.runtime}, expected at most {check.tolerance:g}. Nothing was written."
+        )
+    return check
+
+
+def _reference(model: nn.Module, exporter: Any) -> nn.Module:
+    """The model as it is, unfused, giving what its exported form gives."""
+    copy: Any = deepcopy(model).float().cpu().eval()
+    if hasattr(copy, "end2end"):
+        copy.end2end = getattr(exporter.model, "end2end", False)
+    for module in (copy, *copy.modules()):
+        if hasattr(module, "export"):
+            module.export = True
+        if hasattr(module, "max_det"):
+            module.max_det = min(300, exporter.args.max_det)
+        if hasattr(module, "export") and hasattr(module, "format"):
+            module.format = "onnx"
+    return cast(nn.Module, copy)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return [tensor for part in output for tensor in _tensors(part)]
+
+
+def difference(expected: Sequence[Array], found: Sequence[Array]) -> float:
+    """The largest relative difference of two models' outputs.
+
+    Boxes (the first four channels) are compared on their own scale, everything else on its
+    own, but at least 0.01. Lists of best detections, ``[B, N, 6 …]``, are compared as sets, for
+    equal scores may come in any order. Class maps are integers: the share of pixels that differ.
+
+    Args:
+        expected: arrays of the one, in order.
+        found: arrays of the other.
+
+    Returns:
+        A ratio; infinite where the shapes differ or a number is not finite.
+    """
+    if [a.shape for a in expected] != [b.shape for b in found]:
+        return float("inf")
+    return max(_one_difference(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def _one_difference(a: Array, b: Array) -> float:
+    if np.issubdtype(a.dtype, np.integer):
+        return float((a != b).mean())
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    if a.ndim != 3:
+        return _relative(a, b, _LEAST_SCALE)
+    if a.shape[2] < a.shape[1] and a.shape[2] >= 6:
+        return max(_set_difference(one, other) for one, other in zip(a, b, strict=True))
+    return max(_relative(a[:, :4], b[:, :4], 0.0), _relative(a[:, 4:], b[:, 4:], _LEAST_SCALE))
+
+
+def _relative(a: Array, b: Array, least: float) -> float:
+    if a.size == 0:
+        return 0.0
+    scale = max(float(np.abs(a).max()), least)
+    return float(np.abs(a - b).max()) / scale if scale else float(np.abs(b).max())
+
+
+def _set_difference(a: Array, b: Array) -> float:
+    """Two lists of detections ``[N, 6 …]``: box, score, class; each finds its like."""
+    scale = np.maximum(np.abs(a).max(axis=0), 1e-12)
+    scale[:4] = scale[:4].max()
+    scale[4] = max(scale[4], _LEAST_SCALE)
+    scores = _relative(np.sort(a[:, 4]), np.sort(b[:, 4]), _LEAST_SCALE)
+    apart = np.abs(a[:, None] - b[None]) / scale
+    apart[..., 5] = a[:, None, 5] != b[None, :, 5]
+    nearest = apart.max(axis=2).min(axis=1)
+    # what ties with the last one of a list may be missing from the other
+    counted = a[:, 4] > a[:, 4].min() + TOLERANCE * scale[4]
+    return max(scores, float(nearest[counted].max(initial=0.0)))

@@ -1,0 +1,474 @@
+"""Which channels go: scores and a budget in, a :class:`~yoloprune.prune.plan.PrunePlan` out.
+
+The planner sees scores, never weights, and takes every decision; :mod:`yoloprune.prune.cut` takes
+none. Training that prepares a cut asks the same :class:`Planner`, so that what it shrinks is
+what the cut removes.
+
+How it chooses:
+
+1. **Bundles.** Where equal counts are asked for (:class:`~yoloprune.channels.graph.Balance`),
+   the units of the parts are paired rank by rank and each pair stands or falls as one bundle.
+   Whatever set of whole bundles goes, the counts stay equal, also where balances overlap.
+2. **Floors.** Bundles are taken in order of score; one that would bring a layer under its
+   floor, or empty any tensor, is passed over.
+3. **Threshold.** The first bundles that together reach the percent go.
+4. **Rounding.** Every group and layer takes back its best removed bundles until its count is a
+   multiple of ``round_to`` or whole; the threshold moves on until the percent is reached again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloprune.channels.graph import Balance, BoolArray, ChannelGraph, IntArray
+from yoloprune.channels.producers import remove_to_layers
+from yoloprune.errors import PlanError
+from yoloprune.measure.quantiles import FloatArray
+from yoloprune.prune.plan import Budget, Origin, PrunePlan, Reached
+from yoloprune.prune.score import Scores, reduce_by_label
+
+
+def plan(
+    graph: ChannelGraph, scores: Scores, budget: Budget, source: Origin | None = None
+) -> PrunePlan:
+    """Choose a network-wide share of the prunable channels, lowest score first.
+
+    Args:
+        graph: the channels of the model.
+        scores: one number a unit; NaN is never pruned.
+        budget: how much, and what must stay. Where the floors do not allow the percent, the
+            plan removes what they allow and says so in ``notes``.
+        source: the model file, kept in the plan.
+
+    Raises:
+        PlanError: the scores are of another graph, or nothing at all can be removed.
+    """
+    return Planner(graph).plan(scores, budget, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Counted sets of units, in coordinate form: set ``row[i]`` holds ``unit[i]`` ``times[i]``.
+
+    Attributes:
+        size: int64 ``[sets]``: how many channels each set holds, repeats counted.
+    """
+
+    row: IntArray
+    unit: IntArray
+    times: IntArray
+    size: IntArray
+
+    @staticmethod
+    def of(sets: Sequence[IntArray]) -> _Counts:
+        """From lists of units, in which a unit may stand more than once."""
+        size = np.array([s.size for s in sets], dtype=np.int64)
+        if not size.sum():
+            empty = np.zeros(0, dtype=np.int64)
+            return _Counts(empty, empty, empty, size)
+        unit = np.concatenate(sets)
+        span = int(unit.max()) + 1
+        key, times = np.unique(
+            np.repeat(np.arange(len(sets)), size) * span + unit, return_counts=True
+        )
+        return _Counts(key // span, key % span, times.astype(np.int64), size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundles:
+    """Units that go together, in the order in which they would go.
+
+    Attributes:
+        of_unit: int64 ``[n_units]``: rank of the unit's bundle, -1 where it must stay.
+        score: float64 ``[bundles]``, ascending.
+        channels: int64 ``[bundles]``.
+    """
+
+    of_unit: IntArray
+    score: FloatArray
+    channels: IntArray
+
+    def count(self, counts: _Counts) -> _Entries:
+        """How many channels of each counted set each bundle takes."""
+        n = self.score.size
+        bundle = self.of_unit[counts.unit]
+        goes = bundle >= 0
+        key = counts.row[goes] * n + bundle[goes]
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        times = np.add.reduceat(counts.times[goes][order], first) if key.size else key
+        row, rank = np.divmod(key[first], max(n, 1))
+        return _Entries(row, rank, times, counts.size, np.searchsorted(row, row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """:class:`_Counts` by bundle, sorted by set and then by the order of going.
+
+    Attributes:
+        start: int64 ``[entries]``: position of the first entry of the same set.
+    """
+
+    row: IntArray
+    bundle: IntArray
+    times: IntArray
+    size: IntArray
+    start: IntArray
+
+    def running(self, times: IntArray) -> IntArray:
+        """Running sum of ``times`` within each set, the entry itself included."""
+        total = np.concatenate(([0], np.cumsum(times)))
+        return total[1:] - total[self.start]
+
+    def taken(self, removed: BoolArray) -> IntArray:
+        """Int64 ``[sets]``: channels that each set loses when these bundles go."""
+        return np.bincount(
+            self.row, weights=self.times * removed[self.bundle], minlength=self.size.size
+        ).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Balances without a unit in common: their pairings are made in one go.
+
+    Attributes:
+        units: int64 ``[entries]``, part after part.
+        part: int64 ``[entries]``: number of the part.
+        left: int64 ``[m]``: positions in ``units`` sorted by part and rank …
+        right: int64 ``[m]``: … each to be joined to the one on its left.
+    """
+
+    units: IntArray
+    part: IntArray
+    left: IntArray
+    right: IntArray
+
+
+class Planner:
+    """The planner of one graph, ready to be asked many times (training asks every few steps)."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        """Prepare what does not depend on scores."""
+        self.graph = graph
+        self._free = graph.prunable
+        self._channels = graph.channels
+        self._levels = _levels(graph.balances)
+        self._layers, others = _distinct_axes(graph)
+        self._floors = _Counts.of([*self._layers, *others])
+        self._rounded: dict[int, _Counts] = {}
+
+    def choose(self, scores: Scores, budget: Budget) -> IntArray:
+        """The units that a plan for this budget removes.
+
+        Returns:
+            int64, sorted; empty where the floors allow nothing.
+
+        Raises:
+            PlanError: the scores are of another graph.
+        """
+        free = self._scored(scores)
+        bundles = self._bundle(scores, free)
+        if not bundles.score.size:
+            return np.zeros(0, dtype=np.int64)
+        target = math.ceil(budget.percent * int(self._channels[free].sum()) - 1e-9)
+        order = np.flatnonzero(self._admitted(bundles, budget))
+        end = _reach(np.cumsum(bundles.channels[order]), target)
+        removed = _mask(order[:end], bundles.score.size)
+        if budget.round_to > 1:
+            removed = self._rounded_choice(bundles, order, target, budget.round_to)
+        goes = np.append(removed, False)[bundles.of_unit]
+        return np.flatnonzero(goes)
+
+    def plan(self, scores: Scores, budget: Budget, source: Origin | None = None) -> PrunePlan:
+        """As :func:`plan`."""
+        remove = self.choose(scores, budget)
+        free = self._scored(scores)
+        total = int(self._channels[free].sum())
+        if not remove.size:
+            raise PlanError(_why_nothing(scores, budget, total))
+        n_removed = int(self._channels[remove].sum())
+        reached = Reached(
+            percent=n_removed / max(total, 1),
+            channels=n_removed,
+            prunable_channels=total,
+            units=int(remove.size),
+            threshold=float(scores.values[remove].max()),
+        )
+        layers = remove_to_layers(self.graph, remove)
+        return PrunePlan(
+            criterion=scores.criterion,
+            budget=budget,
+            reached=reached,
+            layers={path: tuple(map(int, out)) for path, out in layers.items() if len(out)},
+            source=source,
+            notes=tuple(self._notes(scores, budget, reached)),
+        )
+
+    def _scored(self, scores: Scores) -> BoolArray:
+        """Bool ``[n_units]``: prunable and scored."""
+        if scores.values.shape != (self.graph.n_units,):
+            raise PlanError(
+                f"scores: have shape {scores.values.shape}, expected ({self.graph.n_units},). "
+                "Are they of another model?"
+            )
+        return self._free & ~np.isnan(scores.values)
+
+    def _bundle(self, scores: Scores, free: BoolArray) -> _Bundles:
+        """Join units that balances tie, and rank the bundles; those with a fixed unit stay."""
+        n = self.graph.n_units
+        unit = np.arange(n)
+        values = np.where(free, scores.values, 0.0)
+        label, score, stuck = unit, values, ~free
+        for level in self._levels:
+            # Members of one bundle stand side by side, so nested balances pair bundle by bundle.
+            rank = np.empty(n, dtype=np.int64)
+            rank[np.lexsort((unit, label, score[label], stuck[label]))] = unit
+            ranked = level.units[np.lexsort((rank[level.units], level.part))]
+            label = _join(label, ranked[level.left], ranked[level.right])
+            score = reduce_by_label(values, label, n, scores.reduce)
+            stuck = np.bincount(label, weights=~free, minlength=n) > 0
+        heads = np.flatnonzero((label == unit) & ~stuck)
+        heads = heads[np.argsort(score[heads], kind="stable")]
+        rank = np.full(n, -1, dtype=np.int64)
+        rank[heads] = np.arange(heads.size)
+        channels = np.bincount(label, weights=self._channels, minlength=n)[heads]
+        return _Bundles(rank[label], score[heads], channels.astype(np.int64))
+
+    def _admitted(self, bundles: _Bundles, budget: Budget) -> BoolArray:
+        """Bool ``[bundles]``: what would go if bundles were taken one by one within the floors.
+
+        The one-by-one walk, vectorised: in each round, a bundle that fits even when all
+        undecided ones before it go is in, one that does not fit beside those already in is out.
+        The first undecided bundle is settled every round, and nearly always all of them are.
+        """
+        entries = bundles.count(self._floors)
+        size = entries.size
+        may_lose = size - np.minimum(1, size)
+        layers = slice(0, len(self._layers))
+        share = np.floor(size[layers] * budget.max_layer_prune + 1e-9).astype(np.int64)
+        floor = np.minimum(budget.min_channels, size[layers])
+        may_lose[layers] = np.minimum(size[layers] - floor, share)
+        limit = may_lose[entries.row]
+
+        n = bundles.score.size
+        inside, out = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+        while True:
+            most = entries.running(entries.times * ~out[entries.bundle])
+            inside = ~out & ~_mask(entries.bundle[most > limit], n)
+            least = entries.running(entries.times * inside[entries.bundle])
+            own = np.where(inside[entries.bundle], 0, entries.times)
+            out |= _mask(entries.bundle[least + own > limit], n) & ~inside
+            if (inside | out).all():
+                return inside
+
+    def _rounded_choice(
+        self, bundles: _Bundles, order: IntArray, target: int, round_to: int
+    ) -> BoolArray:
+        """Bool ``[bundles]``: the lowest threshold that reaches the target after rounding."""
+        entries = bundles.count(self._counts_to_round(round_to))
+        n = bundles.score.size
+        running = np.cumsum(bundles.channels[order])
+
+        def rounded(end: int) -> tuple[BoolArray, int]:
+            removed = self._round_up(entries, _mask(order[:end], n), round_to)
+            return removed, int(bundles.channels[removed].sum())
+
+        # The answer lies a little beyond the unrounded one: step on by what is missing until
+        # it is reached, then bisect the last step.
+        low, high = 0, _reach(running, target)
+        best, reached = rounded(high)
+        while reached < target and high < order.size:
+            low = high + 1
+            high = max(low, _reach(running, int(running[high - 1]) + target - reached))
+            best, reached = rounded(high)
+        while low < high and reached > target:
+            middle = (low + high) // 2
+            removed, channels = rounded(middle)
+            if channels >= target:
+                high, best, reached = middle, removed, channels
+            else:
+                low = middle + 1
+        return best
+
+    def _counts_to_round(self, round_to: int) -> _Counts:
+        """Every group, and after them the layers that its groups alone do not keep in step.
+
+        A layer is a sum of groups, so it is a multiple where each of its groups can only be one.
+        What may upset it is a group that is no multiple to begin with and stays whole, or a unit
+        that stands in the layer more than once.
+        """
+        if round_to not in self._rounded:
+            groups = [group.units for group in self.graph.groups]
+            odd = np.zeros(self.graph.n_units, dtype=bool)
+            for units in groups:
+                odd[units] = units.size % round_to > 0
+            upset = [
+                units
+                for units in self._layers
+                if odd[units].any() or np.unique(units).size < units.size
+            ]
+            self._rounded[round_to] = _Counts.of([*groups, *upset])
+        return self._rounded[round_to]
+
+    def _round_up(self, entries: _Entries, removed: BoolArray, round_to: int) -> BoolArray:
+        """Give bundles back, best first, until every group and layer keeps a multiple or all."""
+        removed = removed.copy()
+        is_group = np.arange(entries.size.size) < len(self.graph.groups)
+        while True:
+            lost = entries.taken(removed)
+            lacks = np.where(lost > 0, np.minimum(-(entries.size - lost) % round_to, lost), 0)
+            if not lacks.any():
+                return removed
+            # Groups have no unit in common, so all of them are settled at once; layers made of
+            # several groups are looked at only when those are right.
+            if lacks[is_group].any():
+                lacks[~is_group] = 0
+            goes = entries.times * removed[entries.bundle]
+            better = lost[entries.row] - entries.running(goes)
+            back = (goes > 0) & (better < lacks[entries.row])
+            removed[entries.bundle[back]] = False
+
+    def _notes(self, scores: Scores, budget: Budget, reached: Reached) -> Iterable[str]:
+        unscored = self._free & np.isnan(scores.values)
+        if unscored.any():
+            where = [a.module for a in self.graph.out_axes if unscored[a.units].any()]
+            yield (
+                f"{int(self._channels[unscored].sum())} channels are kept because they have "
+                f"{scores.missing}: {_some(where)}."
+            )
+        if reached.channels < math.ceil(budget.percent * reached.prunable_channels - 1e-9):
+            yield (
+                f"asked for {budget.percent:.1%}, reached {reached.percent:.1%}: the rest is held "
+                f"by {_held_by(budget)}."
+            )
+
+
+def _distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:
+    """The sets of units that must not run empty: layers, and what no layer stands for.
+
+    Returns:
+        The distinct unit lists of layers (``out`` axes), and those of other axes, fields and
+        single groups of a grouped convolution that do not hold a whole layer (whose own floor
+        would keep them filled).
+    """
+    layers = {axis.units.tobytes(): axis.units.ravel() for axis in graph.out_axes}
+    others: dict[bytes, IntArray] = {}
+    for units in (*(axis.units for axis in graph.axes), *(item.units for item in graph.fields)):
+        for row in np.atleast_2d(units):
+            others.setdefault(row.tobytes(), row)
+    whole = [units for units in layers.values() if units.size]
+    first = np.array([units[0] for units in whole], dtype=np.int64)
+    needed = []
+    for key, units in others.items():
+        if key in layers or not units.size:
+            continue
+        inside = _mask(units, graph.n_units)
+        if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
+            needed.append(units)
+    return list(layers.values()), needed
+
+
+def _levels(balances: Sequence[Balance]) -> list[_Level]:
+    """Sort balances into levels without common units; short (nested) ones come first."""
+    parts_of = {}
+    for balance in balances:
+        if len({part.size for part in balance.parts}) != 1:
+            sizes = ", ".join(str(part.size) for part in balance.parts)
+            raise PlanError(f"{balance.reason}: parts hold {sizes} units, expected equal counts.")
+        parts = _without_shared(balance.parts)
+        if parts[0].size:
+            parts_of[b"|".join(part.tobytes() for part in parts)] = parts
+    level_of: dict[int, int] = {}
+    levels: list[list[tuple[IntArray, ...]]] = []
+    for parts in sorted(parts_of.values(), key=lambda parts: parts[0].size):
+        units = np.unique(np.concatenate(parts)).tolist()
+        level = 1 + max((level_of.get(unit, -1) for unit in units), default=-1)
+        level_of.update(dict.fromkeys(units, level))
+        if level == len(levels):
+            levels.append([])
+        levels[level].append(parts)
+    return [_level(members) for members in levels]
+
+
+def _without_shared(parts: tuple[IntArray, ...]) -> tuple[IntArray, ...]:
+    """Leave out units that stand equally often in every part: they keep any balance."""
+    n = 1 + max((int(part.max()) for part in parts if part.size), default=0)
+    times = np.stack([np.bincount(part, minlength=n) for part in parts])
+    uneven = (times != times[0]).any(axis=0)
+    return tuple(part[uneven[part]] for part in parts)
+
+
+def _level(balances: Sequence[tuple[IntArray, ...]]) -> _Level:
+    units: list[IntArray] = []
+    left: list[IntArray] = []
+    right: list[IntArray] = []
+    start = 0
+    for parts in balances:
+        first = start + np.arange(parts[0].size)
+        for i, part in enumerate(parts):
+            units.append(part)
+            if i:
+                left.append(first)
+                right.append(first + i * part.size)
+        start += len(parts) * parts[0].size
+    part_of = np.repeat(np.arange(len(units)), [part.size for part in units])
+    return _Level(np.concatenate(units), part_of, np.concatenate(left), np.concatenate(right))
+
+
+def _join(label: IntArray, left: IntArray, right: IntArray) -> IntArray:
+    """Union-find by numpy: give joined units the least of their labels.
+
+    Args:
+        label: int64 ``[n]``, each the least unit of its class.
+        left: int64 ``[m]``: units …
+        right: int64 ``[m]``: … each to be joined to the one on its left.
+    """
+    while True:
+        a, b = label[left], label[right]
+        if np.array_equal(a, b):
+            return label
+        parent = np.arange(label.size)
+        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(parent, parent[parent]):
+            parent = parent[parent]
+        label = parent[label]
+
+
+def _mask(index: IntArray, n: int) -> BoolArray:
+    """Bool ``[n]``, true at ``index``."""
+    mask = np.zeros(n, dtype=bool)
+    mask[index] = True
+    return mask
+
+
+def _reach(running: NDArray[np.int64], target: int) -> int:
+    """How many leading items bring a running sum to ``target``; all where none does."""
+    return min(int(np.searchsorted(running, target)) + 1, running.size)
+
+
+def _held_by(budget: Budget) -> str:
+    held = f"--min-channels {budget.min_channels}, --max-layer-prune {budget.max_layer_prune:g}"
+    return held + (f", --round-to {budget.round_to}" if budget.round_to > 1 else "")
+
+
+def _why_nothing(scores: Scores, budget: Budget, total: int) -> str:
+    if total == 0:
+        return (
+            f"plan: no channel is both prunable and scored ({scores.missing}, or frozen). "
+            "`yoloprune info` names the reason of each layer."
+        )
+    return (
+        f"plan: none of {total} prunable channels can go, all are held by {_held_by(budget)} or "
+        "by a balance. Lower these, or raise --percent."
+    )
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,340 @@
+"""How much each unit matters: one number a unit, the lowest go first.
+
+A criterion is one function in :data:`CRITERIA`. It sees weights; the planner sees only its
+:class:`Scores`. A unit without a score (NaN) is never pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+
+from yoloprune.channels.graph import ChannelGraph, IntArray, TensorAxis
+from yoloprune.errors import PlanError
+from yoloprune.measure.quantiles import FloatArray, quantiles
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Reduce = Literal["mean", "max", "sum"]
+Criterion = Callable[["nn.Module", ChannelGraph, Reduce], FloatArray]
+
+CRITERIA: dict[str, Criterion] = {}
+"""Criterion name → function ``(model, graph, reduce) -> float64 [n_units]``."""
+
+MISSING: dict[str, str] = {}
+"""Criterion name → why a unit may have no score under it, for people."""
+
+NEAR_ZERO = 0.05
+"""A score under this share of the kept units' median counts as switched off. A channel's part
+in the next layer's input goes with gamma: at a twentieth it carries 0.25 % of the power of a
+typical channel. Exact zeros of a proximal step pass whatever the scale, and so do the small
+remains that a sub-gradient leaves."""
+
+SPARSE_SHARE = 0.9
+"""Share of the channels to be removed that must be switched off, else there is a warning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What one criterion says of every unit.
+
+    Attributes:
+        values: float64 ``[n_units]``; NaN where the criterion has nothing to go by.
+        criterion: its name in :data:`CRITERIA`.
+        reduce: how several channels of a unit, or several units, become one number.
+        missing: why a value is NaN, for people.
+    """
+
+    values: FloatArray
+    criterion: str
+    reduce: Reduce = "mean"
+    missing: str = "no score"
+
+
+def criterion(name: str, *, missing: str) -> Callable[[Criterion], Criterion]:
+    """Enter a function into :data:`CRITERIA` under ``name``.
+
+    Args:
+        name: what ``--criterion`` is given.
+        missing: why a unit may get NaN from it, for people.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def enter(function: Criterion) -> Criterion:
+        if name in CRITERIA:
+            raise ValueError(f"criterion {name!r} is already taken by {CRITERIA[name].__name__}")
+        CRITERIA[name], MISSING[name] = function, missing
+        return function
+
+    return enter
+
+
+def score(
+    model: nn.Module,
+    graph: ChannelGraph,
+    *,
+    criterion: str = "gamma",
+    reduce: Reduce = "mean",
+) -> Scores:
+    """Score every unit of a model.
+
+    Args:
+        model: the traced model. Not modified.
+        graph: its channels.
+        criterion: a name in :data:`CRITERIA`.
+        reduce: what one unit's channels in several layers become: ``mean``, ``max``, ``sum``.
+
+    Returns:
+        One float64 a unit; NaN where the criterion does not apply.
+
+    Raises:
+        PlanError: the criterion or ``reduce`` is unknown, or the model has nothing to score.
+    """
+    if criterion not in CRITERIA:
+        raise PlanError(f"--criterion: unknown, got {criterion!r}, expected {_one_of(CRITERIA)}.")
+    reduce = parse_reduce(reduce)
+    values = CRITERIA[criterion](model, graph, reduce)
+    return Scores(values=values, criterion=criterion, reduce=reduce, missing=MISSING[criterion])
+
+
+def parse_reduce(text: str) -> Reduce:
+    """The way to aggregate that a text names.
+
+    Raises:
+        PlanError: it names none.
+    """
+    for known in get_args(Reduce):
+        if text == known:
+            return cast(Reduce, known)
+    raise PlanError(f"--reduce: unknown, got {text!r}, expected {_one_of(get_args(Reduce))}.")
+
+
+def reduce_by_label(
+    values: FloatArray, labels: IntArray, n_labels: int, reduce: Reduce
+) -> FloatArray:
+    """Aggregate values that carry the same label.
+
+    Args:
+        values: float64 ``[n]``.
+        labels: int64 ``[n]``, in ``[0, n_labels)``.
+        n_labels: how many results there are.
+        reduce: ``mean``, ``max`` or ``sum``.
+
+    Returns:
+        float64 ``[n_labels]``; NaN for a label that never occurs.
+    """
+    count = np.bincount(labels, minlength=n_labels)
+    if reduce == "max":
+        total = np.full(n_labels, -np.inf)
+        np.maximum.at(total, labels, values)
+    else:
+        total = np.bincount(labels, weights=values, minlength=n_labels)
+    result = np.full(n_labels, np.nan)
+    divisor = np.maximum(count, 1) if reduce == "mean" else np.ones(n_labels, dtype=np.int64)
+    np.divide(total, divisor, out=result, where=count > 0)
+    return result
+
+
+@criterion("gamma", missing="no BatchNorm scale")
+def _gamma(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """|BatchNorm weight| over every BatchNorm channel of a unit.
+
+    Reference: Liu et al. 2017, Learning Efficient Convolutional Networks through Network
+    Slimming, section 3.
+    """
+    gammas, units = _gammas(model, graph)
+    return reduce_by_label(np.abs(gammas), units, graph.n_units, reduce)
+
+
+@criterion("l1", missing="no layer that creates it")
+def _l1(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """L1 norm of the weights that make a channel, relative to the mean of its layer.
+
+    Works on fused models too, which have no BatchNorm scale left.
+
+    Reference: Li et al. 2017, Pruning Filters for Efficient ConvNets, section 3.1; there it is
+    compared within a layer only, here over all.
+    """
+    return _by_rows(model, graph, reduce, lambda rows: rows.abs().sum(1))
+
+
+@criterion("l2", missing="no layer that creates it")
+def _l2(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """L2 norm of the weights that make a channel, relative to the mean of its layer."""
+    return _by_rows(model, graph, reduce, lambda rows: rows.square().sum(1).sqrt())
+
+
+@criterion("fpgm", missing="no layer that creates it")
+def _fpgm(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """Summed distance to all other filters of its layer, relative to the layer's mean.
+
+    A filter near the geometric median says what the others already say.
+
+    Reference: He et al. 2019, Filter Pruning via Geometric Median, section 3.4.
+    """
+    return _by_rows(model, graph, reduce, _distances)
+
+
+@criterion("random", missing="no score")
+def _random(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """Uniform in [0, 1), the same in every run: what any other criterion must beat."""
+    return np.random.default_rng(0).random(graph.n_units)
+
+
+def _distances(rows: Tensor) -> Tensor:
+    import torch
+
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def _by_rows(
+    model: nn.Module, graph: ChannelGraph, reduce: Reduce, size: Callable[[Tensor], Tensor]
+) -> FloatArray:
+    """Score each unit by the weights of the layers that create it.
+
+    Args:
+        model: the traced model.
+        graph: its channels.
+        reduce: how a unit's channels become one score.
+        size: rows ``[C_out, weights]`` → one number a row ``[C_out]``.
+    """
+    import torch
+
+    found = []
+    axes = list(graph.out_axes)
+    for axis in axes:
+        values = size(_rows(model, axis))
+        # Wide layers have longer rows: without this, whole narrow ones would go first.
+        found.append(values / values.mean().clamp_min(torch.finfo(values.dtype).tiny))
+    if not found:
+        raise PlanError("model: no layer creates channels, so there is nothing to rank by.")
+    scores = torch.cat(found).to("cpu", torch.float64).numpy()
+    _check_finite(scores, axes)
+    units = np.concatenate([axis.units.ravel() for axis in axes])
+    return reduce_by_label(scores, units, graph.n_units, reduce)
+
+
+def _rows(model: nn.Module, axis: TensorAxis) -> Tensor:
+    """The weights of each output channel, ``[C_out, weights]``, in the order of ``axis.units``."""
+    weight = model.get_parameter(axis.tensor).detach().float()
+    if weight.shape[axis.dim] != axis.units.shape[-1]:
+        raise PlanError(
+            f"{axis.tensor}: has {weight.shape[axis.dim]} output channels, expected the "
+            f"{axis.units.shape[-1]} of its channel graph. Trace the model again."
+        )
+    if axis.units.ndim > 1:
+        # A grouped transposed convolution: groups stand along the other axis.
+        groups, width = axis.units.shape
+        parts = weight.reshape(groups, -1, *weight.shape[1:]).movedim(axis.dim + 1, 1)
+        return parts.reshape(groups * width, -1)
+    return weight.movedim(axis.dim, 0).flatten(1)
+
+
+def gamma_quantiles(model: nn.Module, graph: ChannelGraph) -> dict[str, float]:
+    """Quantiles of |gamma| over every BatchNorm channel that may be pruned.
+
+    Returns:
+        ``min, p05, p25, p50, p75, p95, max``.
+
+    Raises:
+        PlanError: the model has no BatchNorm scales, or none of them may be pruned.
+    """
+    gammas, units = _gammas(model, graph)
+    free = np.abs(gammas[graph.prunable[units]])
+    if free.size == 0:
+        raise PlanError("model: every channel with a BatchNorm scale is frozen. See `info`.")
+    return quantiles(free)
+
+
+def sparsity_warning(scores: Scores, graph: ChannelGraph, remove: IntArray) -> str | None:
+    """Say so when a plan removes channels that are still switched on.
+
+    The rule: of the channels that the plan removes, at least :data:`SPARSE_SHARE` must score
+    below :data:`NEAR_ZERO` × the median of the prunable channels that it keeps. It compares
+    what really goes with what really stays, so it also catches a plan whose floors hold zeros
+    back and take live channels in their place.
+
+    Args:
+        scores: what the plan was made from.
+        graph: the channels of the model.
+        remove: int64, the units that go.
+
+    Returns:
+        One plain line with the score's quantiles, or ``None`` where the model is sparse enough
+        or nothing is removed.
+    """
+    goes = np.zeros(graph.n_units, dtype=bool)
+    goes[remove] = True
+    free = graph.prunable & np.isfinite(scores.values)
+    weight = graph.channels
+    n_removed = int(weight[goes].sum())
+    stays = free & ~goes
+    if n_removed == 0 or not stays.any():
+        return None
+    limit = NEAR_ZERO * float(np.median(scores.values[stays]))
+    # <=, so that zeros count where the kept ones are all zero too.
+    off = int(weight[goes & (scores.values <= limit)].sum())
+    if off >= SPARSE_SHARE * n_removed:
+        return None
+    spread = ", ".join(f"{k} {v:.3g}" for k, v in quantiles(scores.values[free]).items())
+    name = "|gamma|" if scores.criterion == "gamma" else scores.criterion
+    return (
+        f"not sparse: only {off} of the {n_removed} channels to be removed are near zero "
+        f"({name} up to {limit:.2g}; quantiles {spread}). Expect to lose accuracy until it is "
+        f"fine-tuned; `yoloprune train --percent` first makes the cut free."
+    )
+
+
+def _gammas(model: nn.Module, graph: ChannelGraph) -> tuple[FloatArray, IntArray]:
+    """Every BatchNorm scale of a model and the unit that it belongs to, both ``[n]``."""
+    # Lazy: the command line imports this module before it knows whether it needs torch.
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    weights, axes = [], []
+    for axis in graph.axes:
+        if axis.role != "affine" or axis.tensor.rpartition(".")[2] != "weight":
+            continue
+        module = model.get_submodule(axis.module)
+        if isinstance(module, _BatchNorm):
+            weight = module.weight.detach()
+            if weight.numel() != axis.units.size:
+                raise PlanError(
+                    f"{axis.tensor}: holds {weight.numel()} scales, expected the "
+                    f"{axis.units.size} of its channel graph. Trace the model again."
+                )
+            weights.append(weight)
+            axes.append(axis)
+    if not weights:
+        raise PlanError(
+            "model: no BatchNorm scale in any traced layer, so there is nothing to rank by. "
+            "Was it fused? Give the weights as they were before that, or rank by --criterion l1."
+        )
+    # One copy to the host: on a GPU a copy a layer would wait for the device each time.
+    gammas = torch.cat(weights).to("cpu", torch.float64).numpy()
+    _check_finite(gammas, axes)
+    return gammas, np.concatenate([axis.units for axis in axes])
+
+
+def _check_finite(gammas: FloatArray, axes: list[TensorAxis]) -> None:
+    """Refuse a damaged model: NaN must mean "not scored" and nothing else."""
+    if np.isfinite(gammas).all():
+        return
+    ends = np.cumsum([axis.units.size for axis in axes])
+    for axis, part in zip(axes, np.split(gammas, ends[:-1]), strict=True):
+        bad = int((~np.isfinite(part)).sum())
+        if bad:
+            raise PlanError(
+                f"{axis.tensor}: {bad} of {part.size} scores are not finite numbers. Did its "
+                "training diverge, or is the file damaged?"
+            )
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,149 @@
+"""The self-test of a cut: removing channels must equal silencing them.
+
+In a copy of the full model everything that belongs to the removed units is set to zero, what
+writes them and what reads them. The cut model must then give the same output, to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import ChannelGraph, IntArray
+from yoloprune.channels.table import tensors_in
+from yoloprune.channels.trace import picture
+from yoloprune.errors import CutError
+from yoloprune.prune.compensate import compensate, new_bias_axes, zeroed
+from yoloprune.prune.replica import replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTest:
+    """What a self-test found.
+
+    Attributes:
+        max_rel_diff: largest difference of any output tensor, relative to that tensor's scale
+            (its largest absolute value).
+        outputs: how many tensors were compared.
+        dtype: in which precision.
+    """
+
+    max_rel_diff: float
+    outputs: int
+    dtype: str
+
+    @property
+    def tolerance(self) -> float:
+        """Rounding that this precision explains."""
+        return {"torch.float64": 1e-9, "torch.float32": 1e-3}.get(self.dtype, 5e-2)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the cut model is the silenced model."""
+        return self.max_rel_diff <= self.tolerance
+
+
+def self_test(
+    model: nn.Module,
+    graph: ChannelGraph,
+    remove: IntArray,
+    slim: nn.Module,
+    *,
+    compensated: bool = False,
+    example: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> SelfTest:
+    """Compare a cut model with the full one whose removed channels are silenced.
+
+    Args:
+        model: the full model. Not modified.
+        graph: its channels.
+        remove: int64, units that were removed.
+        slim: what :func:`yoloprune.prune.cut.cut_units` made of it.
+        compensated: whether the cut was made with compensation; the full model then gets the
+            same compensation before it is silenced, so that the comparison is exact again.
+        example: ``[B, C, H, W]``; a random picture of the traced size without it.
+        dtype: precision of the comparison; both models are copied into it.
+
+    Returns:
+        The largest relative difference over all outputs.
+
+    Raises:
+        CutError: the cut model does not run, or gives other tensors.
+    """
+    source = compensate(model, graph, remove).model if compensated else model
+    full = copy.deepcopy(silenced(source, graph, remove)).to(dtype).eval()
+    cut = copy.deepcopy(slim).to(dtype).eval()
+    given = picture(full, graph.input_shape[-1]) if example is None else example.to(dtype)
+    with torch.no_grad():
+        expected = tensors_in(full(given.clone()))
+        try:
+            found = tensors_in(cut(given.clone()))
+        except Exception as exc:  # whatever a broken forward pass raises
+            raise CutError(f"the cut model does not run, got {exc!r}.") from exc
+    return _compare(expected, found, set(graph.carried_outputs), str(dtype))
+
+
+def silenced(model: nn.Module, graph: ChannelGraph, remove: IntArray) -> nn.Module:
+    """A replica in which everything that belongs to removed units is zero.
+
+    Args:
+        model: full size. Not modified; the replica shares its other tensors.
+        graph: its channels.
+        remove: int64, units.
+    """
+    gone = np.zeros(graph.n_units, dtype=bool)
+    gone[remove] = True
+    parameters = dict(model.named_parameters())
+    changed: dict[str, Tensor] = {}
+    for axis in (*graph.axes, *new_bias_axes(parameters, graph)):
+        if axis.tensor in parameters and gone[axis.units].any():
+            before = changed.get(axis.tensor, parameters[axis.tensor].detach())
+            changed[axis.tensor] = zeroed(before, axis, gone)
+    return replica(model, changed)
+
+
+def relative_difference(a: Any, b: Any) -> float:
+    """Largest difference of two (nested) model outputs, relative to each tensor's scale.
+
+    Raises:
+        CutError: they do not hold tensors of the same shapes.
+    """
+    return _compare(tensors_in(a), tensors_in(b), set(), "").max_rel_diff
+
+
+def _compare(
+    expected: list[Tensor], found: list[Tensor], carried: set[int], dtype: str
+) -> SelfTest:
+    if len(expected) != len(found):
+        raise CutError(f"the cut model gives {len(found)} tensors, expected {len(expected)}.")
+    worst, compared = 0.0, 0
+    for i, (a, b) in enumerate(zip(expected, found, strict=True)):
+        if i in carried:
+            continue
+        if a.shape != b.shape:
+            raise CutError(
+                f"output {i} of the cut model has shape {tuple(b.shape)}, expected "
+                f"{tuple(a.shape)}."
+            )
+        compared += 1
+        worst = max(worst, _difference(a, b))
+    return SelfTest(max_rel_diff=worst, outputs=compared, dtype=dtype)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    if not a.numel():
+        return 0.0
+    a, b = a.double(), b.double()
+    alike = (a == b) | (a.isnan() & b.isnan())
+    gap = torch.where(alike, 0.0, (a - b).abs())
+    finite = a[a.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 1.0
+    worst = float(gap.max())
+    # NaN or infinity on one side only is a difference as large as can be.
+    return worst / max(scale, 1e-12) if np.isfinite(worst) else float("inf")

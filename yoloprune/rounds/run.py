@@ -1,0 +1,371 @@
+"""Recipes carried out: dense → [sparsify → slim → fine-tune] × rounds, killed and gone on at will.
+
+Every stage has a folder of its own and, once it is done, an entry in ``state.json``. The same
+command goes on where it was: stages with an entry are taken as they are, the one that was
+running goes on exactly (:mod:`yoloprune.train.exact`) or, short as it is, runs again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from yoloprune.channels.trace import trace
+from yoloprune.errors import RecipeError
+from yoloprune.files import check_writable, held, sha256, write_bytes
+from yoloprune.measure.accuracy import evaluate
+from yoloprune.measure.data import load_dataset
+from yoloprune.measure.detect import DetectOptions
+from yoloprune.measure.latency import LatencyOptions, measure_latency
+from yoloprune.measure.size import count, file_bytes
+from yoloprune.models.door import Source, digest, input_size_of, load, save, torch_device
+from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.report.rounds import write_rounds_picture
+from yoloprune.report.sparsity import write_sparsity_picture
+from yoloprune.rounds.recipe import Recipe, TrainSection
+from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+from yoloprune.train.run import train
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a recipe came to.
+
+    Attributes:
+        model: the network of the last round within the limits.
+        record: the machine-readable record that ``--json`` writes.
+    """
+
+    model: nn.Module
+    record: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _State:
+    """What is done, on disk after every stage.
+
+    Attributes:
+        path: of ``state.json``.
+        recipe: what the run began with.
+        stages: name of a finished stage → its files with their digests, and its record.
+    """
+
+    path: Path
+    recipe: dict[str, Any]
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def open(path: Path, recipe: dict[str, Any]) -> _State:
+        """The state of a folder, new where there is none.
+
+        Raises:
+            RecipeError: it is of another recipe, or damaged.
+        """
+        if not path.is_file():
+            state = _State(path, recipe)
+            state.write()
+            return state
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            version, before, stages = data["version"], data["recipe"], data["stages"]
+            for stage in stages.values():
+                {**stage["files"]}, {**stage["record"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise RecipeError(f"{path}: is damaged. Choose another folder with -o.") from exc
+        if version != VERSION:
+            raise RecipeError(f"{path}: is of version {version}, expected {VERSION}.")
+        changes = _changes(before, recipe)
+        if changes:
+            raise RecipeError(
+                f"{path.parent}: was begun with another recipe, changed since: "
+                f"{'; '.join(changes)}. Choose another folder with -o, or undo the change."
+            )
+        return _State(path, recipe, stages)
+
+    def write(self) -> None:
+        """Put it on disk, whole."""
+        data = {"version": VERSION, "recipe": self.recipe, "stages": self.stages}
+        write_bytes(self.path, (json.dumps(data, indent=2) + "\n").encode())
+
+    def enter(self, name: str, files: tuple[Path, ...], record: dict[str, Any]) -> None:
+        """A stage is done."""
+        digests = {str(f.relative_to(self.path.parent)): sha256(f) for f in files}
+        self.stages[name] = {"files": digests, "record": record}
+        self.write()
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """The files of a finished stage.
+
+        Raises:
+            RecipeError: one is missing, or no longer what the stage wrote.
+        """
+        found = []
+        for relative, expected in self.stages[name]["files"].items():
+            file = self.path.parent / relative
+            if not file.is_file() or sha256(file) != expected:
+                raise RecipeError(
+                    f"{file}: is not what the stage {name} left there. Put it back, or choose "
+                    "another folder with -o."
+                )
+            found.append(file)
+        return tuple(found)
+
+
+def _changes(before: Any, now: Any, at: str = "") -> list[str]:
+    """What differs between two recipes, as ``path: old → new``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(key for key in now if key not in before)]
+        parts = (_changes(before.get(k), now.get(k), f"{at}.{k}" if at else str(k)) for k in keys)
+        return [change for part in parts for change in part]
+    return [] if before == now else [f"{at}: {before!r} → {now!r}"]
+
+
+def run_recipe(recipe: Recipe, out: Path) -> RunResult:
+    """Carry a recipe out, or go on with it.
+
+    Args:
+        recipe: checked.
+        out: folder for everything: a subfolder a stage, ``state.json``, ``run.json``,
+            ``rounds.png``, and the resulting network as ``result.*``.
+
+    Raises:
+        RecipeError: the folder belongs to another recipe.
+        YoloPruneError: a stage failed, or another process is at work in the folder.
+    """
+    with held(out, alone=True):
+        return _Run(recipe, out).run()
+
+
+class _Run:
+    """One recipe in one folder."""
+
+    def __init__(self, recipe: Recipe, out: Path) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecipeError(
+                "run: was started several times at once. Start it once, and name the "
+                "devices in the recipe: `device: 0,1`."
+            )
+        check_writable(out)
+        self.recipe, self.out = recipe, out
+        self.dataset = load_dataset(recipe.data, split="val")
+        begun = (out / "state.json").is_file()
+        torch.manual_seed(recipe.seed)  # of random weights
+        self.start, self.source = load(recipe.model, recipe.weights, scratch=recipe.scratch)
+        identity = {
+            "model_sha256": digest(self.source),
+            **recipe.model_dump(mode="json"),
+        }
+        self.state = _State.open(out / "state.json", identity)
+        if begun:
+            log.info("going on with %s: %d stages are done", out, len(self.state.stages))
+        self.size = input_size_of(self.start, recipe.imgsz)
+
+    def run(self) -> RunResult:
+        """All stages; then the table, the picture and the result."""
+        recipe = self.recipe
+        model, source = self.dense()
+        records = [self.state.stages["dense"]["record"]]
+        models = {"dense": model}
+        total = int(records[0]["prunable_channels"])
+        accepted, why = "dense", f"{recipe.stop.rounds} rounds are done"
+        for number in range(1, recipe.stop.rounds + 1):
+            model, source = self.round(number, model, source, total)
+            record = self.state.stages[f"round{number}"]["record"]
+            records.append(record)
+            models[f"round{number}"] = model
+            stop = self.stop(record, records[0])
+            if stop != "drop":
+                accepted = f"round{number}"
+            if stop is not None:
+                why = {
+                    "drop": f"AP fell by more than {recipe.stop.max_ap_drop}",
+                    "macs": f"MACs are at most {recipe.stop.target_macs:.0%} of the dense"
+                    if recipe.stop.target_macs
+                    else "",
+                }[stop]
+                break
+        return self.finish(models, records, accepted, why)
+
+    def stop(self, record: Mapping[str, Any], dense: Mapping[str, Any]) -> str | None:
+        """Which rule ends the rounds after this one."""
+        rule = self.recipe.stop
+        if rule.max_ap_drop is not None and dense["AP"] - record["AP"] > rule.max_ap_drop:
+            return "drop"
+        if rule.target_macs is not None and record["macs"] <= rule.target_macs * dense["macs"]:
+            return "macs"
+        return None
+
+    def stage(
+        self, name: str, work: Callable[[], tuple[tuple[Path, ...], dict[str, Any]]]
+    ) -> tuple[nn.Module, Source]:
+        """The network that a stage gives; ``work`` is done only where it was not before."""
+        if name not in self.state.stages:
+            log.info("%s", name)
+            self.state.enter(name, *work())
+        files = self.state.files(name)
+        if files[0].suffix == ".cfg":
+            return load(files[0], files[1])[0], Source(files[0], files[1])
+        return load(files[0])[0], Source(files[0])
+
+    def dense(self) -> tuple[nn.Module, Source]:
+        """The network that everything is compared with."""
+
+        def work() -> tuple[tuple[Path, ...], dict[str, Any]]:
+            model = self.start
+            if self.recipe.train is not None:
+                model = self.trained(model, "dense", self.recipe.train)
+            files = save(model, self.out / "dense" / f"{self.source.model.stem}-dense")
+            graph = trace(model)
+            prunable = int(graph.channels[graph.prunable].sum())
+            return files, {**self.measured(model, files), "prunable_channels": prunable}
+
+        return self.stage("dense", work)
+
+    def round(
+        self, number: int, model: nn.Module, source: Source, total: int
+    ) -> tuple[nn.Module, Source]:
+        """Sparsify, cut, fine-tune."""
+        recipe, name = self.recipe, f"round{number}"
+        percent = self.share(model, recipe.percent(number), total)
+        budget = recipe.slim.budget(percent)
+        if recipe.sparsify is not None:
+            section, origin = recipe.sparsify, source
+
+            def sparsify() -> tuple[tuple[Path, ...], dict[str, Any]]:
+                teacher = DistillOptions(teacher=str(origin.model)) if section.teacher else None
+                sparsity = section.options(budget)
+                folder = f"{name}/sparse"
+                trained = self.trained(model, folder, section, sparsity, teacher, keep="last")
+                write_sparsity_picture(self.out / folder)
+                files = save(trained, self.out / folder / "sparse")
+                return files, self.measured(trained, files)
+
+            model, source = self.stage(f"{name}/sparse", sparsify)
+
+        def cut() -> tuple[tuple[Path, ...], dict[str, Any]]:
+            options = SlimOptions(
+                budget=budget,
+                out=self.out / name / "slim",
+                reduce=recipe.slim.reduce,
+                compensate=recipe.slim.compensate,
+                imgsz=self.size,
+                repeats=0,
+            )
+            result = slim(model, source, options)
+            files = tuple(Path(file) for file in result.summary["files"]["model"])
+            record = {**self.measured(result.model, files), "reached": result.summary["reached"]}
+            return files, record
+
+        thin = self.stage(f"{name}/slim", cut)
+
+        def tune() -> tuple[tuple[Path, ...], dict[str, Any]]:
+            tuned = thin[0]
+            if recipe.finetune is not None:
+                dense = self.state.files("dense")[0]
+                teacher = recipe.teacher(dense)
+                tuned = self.trained(tuned, f"{name}/tuned", recipe.finetune, None, teacher)
+            files = save(tuned, self.out / name / name)
+            record = {"percent": recipe.percent(number), **self.measured(tuned, files)}
+            return files, record
+
+        return self.stage(name, tune)
+
+    def share(self, model: nn.Module, percent: float, total: int) -> float:
+        """What a round removes of what is there, to come to a share of the dense network."""
+        graph = trace(model)
+        present = int(graph.channels[graph.prunable].sum())
+        share = 1 - (1 - percent) * total / max(present, 1)
+        if not 0 < share < 1:
+            raise RecipeError(
+                f"slim.percent: {percent:.1%} of {total} prunable channels is already gone: "
+                f"{present} are left. Raise slim.step."
+            )
+        return share
+
+    def trained(
+        self,
+        model: nn.Module,
+        folder: str,
+        section: TrainSection,
+        sparsity: SparsityOptions | None = None,
+        distil: DistillOptions | None = None,
+        keep: str = "best",
+    ) -> nn.Module:
+        """Train, or go on with it."""
+        recipe = self.recipe
+        options = TrainOptions(
+            data=recipe.data,
+            epochs=section.epochs,
+            imgsz=max(self.size),
+            batch=recipe.batch,
+            device=recipe.device,
+            seed=recipe.seed,
+            sparsity=sparsity,
+            distil=distil,
+            resume=True,
+            extra={**recipe.settings, **section.settings},
+        )
+        result = train(model, self.out / folder, options)
+        trained: nn.Module = getattr(result, keep)
+        return trained
+
+    def measured(self, model: nn.Module, files: tuple[Path, ...]) -> dict[str, Any]:
+        """AP on the validation pictures, and size."""
+        options = DetectOptions(imgsz=self.size, device=torch_device(self.recipe.device))
+        metrics = evaluate(model, self.dataset, options).metrics
+        size = count(model, self.size)
+        return {
+            "AP": metrics.AP,
+            "AP50": metrics.AP50,
+            "params": size.params,
+            "macs": size.macs,
+            "bytes": file_bytes(files),
+        }
+
+    def finish(
+        self, models: dict[str, nn.Module], records: list[dict[str, Any]], accepted: str, why: str
+    ) -> RunResult:
+        """Time all rounds in turn, and put the result where it is easily found."""
+        device = torch_device(self.recipe.device)
+        times = measure_latency(models, LatencyOptions(imgsz=self.size, device=device, repeats=50))
+        rows = [
+            {
+                "name": name,
+                **record,
+                "latency_ms": times[name].median_ms,
+                "latency_iqr_ms": times[name].iqr_ms,
+            }
+            for name, record in zip(models, records, strict=True)
+        ]
+        files = []
+        for file in self.state.files(accepted):
+            files.append(self.out / f"result{file.suffix}")
+            shutil.copyfile(file, files[-1])
+            names = file.with_suffix(".names")
+            if file.suffix == ".cfg" and names.is_file():
+                shutil.copyfile(names, self.out / "result.names")
+        picture = write_rounds_picture(self.out, rows, accepted, self.recipe.stop.max_ap_drop)
+        record = {
+            "rounds": rows,
+            "accepted": accepted,
+            "stopped": why,
+            "imgsz": list(self.size),
+            "data": self.recipe.data,
+            "images": len(self.dataset.images),
+            "files": {"model": [str(file) for file in files], "picture": str(picture)},
+        }
+        write_bytes(self.out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+        return RunResult(model=models[accepted], record=record)

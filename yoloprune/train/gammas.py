@@ -1,0 +1,73 @@
+"""The BatchNorm scales that sparsity works on and importance is told from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import ChannelGraph
+from yoloprune.errors import TrainError
+from yoloprune.measure.quantiles import FloatArray
+
+
+class Gammas:
+    """The prunable BatchNorm scales of a model, as one vector: a handful of kernels a step.
+
+    The shifts (betas) that stand beside them are read and written in the same way.
+
+    Attributes:
+        graph: of the model.
+        names: the BatchNorm weights that hold prunable channels.
+        units: int64 ``[n]``, the unit of each scale.
+        free: bool ``[n]``, true where it may be removed.
+
+    Raises:
+        TrainError: there are none.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        norms = {
+            f"{name}.weight"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+        }
+        prunable = graph.prunable
+        axes = [a for a in graph.axes if a.tensor in norms and prunable[a.units].any()]
+        if not axes:
+            raise TrainError("--sparsity: the model has no prunable BatchNorm. Is it fused?")
+        self.graph = graph
+        self.names = tuple(axis.tensor for axis in axes)
+        self.sizes = [axis.units.size for axis in axes]
+        self.units = np.concatenate([axis.units for axis in axes])
+        self.free = prunable[self.units]
+
+    def parameters(self, model: nn.Module, *, beta: bool = False) -> list[Tensor]:
+        """The weights, or the biases beside them, in the order of ``names``."""
+        names = (f"{name[:-6]}bias" if beta else name for name in self.names)
+        return [model.get_parameter(name) for name in names]
+
+    def read(self, model: nn.Module, *, beta: bool = False) -> Tensor:
+        """Float32 ``[n]``: a copy of every scale, or of every shift."""
+        return torch.cat(self.parameters(model, beta=beta)).detach().float()
+
+    def write(self, model: nn.Module, values: Tensor, *, beta: bool = False) -> None:
+        """Put scales, or shifts, in place; ``values`` is ``[n]``."""
+        targets = [tensor.detach() for tensor in self.parameters(model, beta=beta)]
+        torch._foreach_copy_(targets, list(torch.split(values, self.sizes)))
+
+    def sum_by_unit(self, values: NDArray[Any]) -> FloatArray:
+        """Float64 ``[n_units]``: sums of ``values``, ``[n]``, over the scales of each unit."""
+        sums: FloatArray = np.bincount(self.units, values, self.graph.n_units).astype(np.float64)
+        return sums
+
+    def zero_units(self, model: nn.Module) -> NDArray[np.bool_]:
+        """Bool ``[n_units]``: prunable units of which every scale is exactly zero."""
+        alive = self.read(model).cpu().numpy() != 0
+        n = self.graph.n_units
+        zero: NDArray[np.bool_] = np.bincount(self.units[self.free], minlength=n) > 0
+        zero &= np.bincount(self.units[self.free & alive], minlength=n) == 0
+        return zero
