@@ -22,8 +22,9 @@ from yoloprune.prune.cut import cut_units
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import score
-from yoloprune.train.gammas import Gammas, Sparsity, sparsity_of
+from yoloprune.train.gammas import Gammas
 from yoloprune.train.options import SparsityOptions
+from yoloprune.train.sparsity import Sparsity, sparsity_of
 
 CFG = """[net]
 width=64
