@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from yoloprune.cli.show import quantity
+from yoloprune.cli.tables import quantity
 from yoloprune.files import write_bytes
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import Dataset, load_dataset

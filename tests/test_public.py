@@ -31,7 +31,7 @@ def test_no_name_hides_a_module() -> None:
 
 
 def test_the_door_itself_is_light() -> None:
-    script = "import sys, yoloprune, yoloprune.cli.app; print('torch' in sys.modules)"
+    script = "import sys, yoloprune, yoloprune.cli.main; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

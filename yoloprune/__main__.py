@@ -1,5 +1,5 @@
 """``python -m yoloprune``."""
 
-from yoloprune.cli.app import main
+from yoloprune.cli.main import main
 
 main()

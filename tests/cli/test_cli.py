@@ -18,7 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from yoloprune.cli.app import app
+from yoloprune.cli.main import app
 from yoloprune.darknet.network import DarknetModel, load_weights, save_weights
 from yoloprune.errors import YoloPruneError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
@@ -297,7 +297,7 @@ def test_sparse_training_makes_the_cut_free(net: Path, tmp_path: Path) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['yoloprune', '--help']\n"
-        "from yoloprune.cli.app import app\n"
+        "from yoloprune.cli.main import app\n"
         "try: app()\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'ultralytics', 'cv2', 'matplotlib'} & set(sys.modules)))"

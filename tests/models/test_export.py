@@ -136,7 +136,7 @@ def test_nothing_is_installed(
 
 
 def test_the_command(slim: nn.Module, tmp_path: Path) -> None:
-    from yoloprune.cli.app import app
+    from yoloprune.cli.main import app
 
     write_checkpoint(slim, tmp_path / "thin.pt")
     record = tmp_path / "record.json"

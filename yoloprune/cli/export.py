@@ -1,0 +1,87 @@
+"""``yoloprune export``: a model for another toolchain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from yoloprune.cli.app import command
+from yoloprune.cli.options import (
+    CfgOpt,
+    DebugOpt,
+    DeviceOpt,
+    ImgszOpt,
+    JsonOpt,
+    ModelArg,
+    SettingsOpt,
+    TrustOpt,
+    WeightsOpt,
+    load_model,
+    write_json,
+)
+from yoloprune.cli.tables import console_of
+
+
+@command
+def export(
+    model: ModelArg = None,
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    file_format: Annotated[
+        str, typer.Option("--format", help="onnx, or any other export format of Ultralytics.")
+    ] = "onnx",
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")] = Path(
+        "export"
+    ),
+    imgsz: ImgszOpt = None,
+    batch: Annotated[int, typer.Option(help="Pictures a pass.", min=1)] = 1,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Leave batch, height and width open.")
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Weights in half precision.")] = False,
+    settings: SettingsOpt = None,
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""
+    from yoloprune.files import check_writable
+
+    check_writable(out)
+    loaded, source = load_model(model, cfg, weights, trust=trust)
+    from yoloprune.models.export import ExportOptions, export_model
+    from yoloprune.train.options import parse_settings
+
+    options = ExportOptions(
+        out=out,
+        format=file_format,
+        imgsz=imgsz,
+        batch=batch,
+        dynamic=dynamic,
+        half=half,
+        device=device,
+        extra=parse_settings(settings or []),
+    )
+    result = export_model(loaded, source.model.stem, options)
+    record = {"model": str(source.model), **result.to_dict()}
+    _show(record)
+    write_json(json_file, record)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    """Where the exported model is, and how it compares."""
+    console = console_of()
+    console.print(f"wrote {record['file']}", soft_wrap=True)
+    check = record["check"]
+    if check is None:
+        console.print(f"{record['format']}: not run here, so not compared with the model")
+        return
+    shapes = " and ".join("×".join(str(n) for n in shape) for shape in check["inputs"])
+    console.print(
+        f"{check['runtime']} on {shapes}: differs by {check['max_rel_diff']:.1e} of the output's "
+        f"scale (at most {check['tolerance']:g} is allowed)"
+    )

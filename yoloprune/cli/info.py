@@ -1,0 +1,89 @@
+"""``yoloprune info``: what a model is made of, and what of it may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from yoloprune.cli.app import command
+from yoloprune.cli.options import (
+    CfgOpt,
+    DebugOpt,
+    DeviceOpt,
+    ImgszOpt,
+    JsonOpt,
+    ModelArg,
+    TrustOpt,
+    WeightsOpt,
+    load_model,
+    torch_name,
+    warn,
+    write_json,
+)
+from yoloprune.cli.tables import console_of, quantity, size_of
+
+
+@command
+def info(
+    model: ModelArg = None,
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    imgsz: ImgszOpt = None,
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Show every layer: shapes, cost, scales, and what is prunable or why not."""
+    from yoloprune.measure.inspection import inspect_model
+    from yoloprune.models.door import lacks_weights
+
+    scratch = weights is None and lacks_weights(model or cfg or "")
+    loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
+    record = {"model": str(source.model), **inspect_model(loaded.to(torch_name(device)), imgsz)}
+    if scratch:
+        warn("no weights at hand: the scales shown are those of a fresh network.")
+    _show(record)
+    write_json(json_file, record)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    """A row a layer, and the totals."""
+    console = console_of()
+    from rich.table import Table
+
+    table = Table(title=f"{record['model']} at {size_of(record['imgsz'])}", title_justify="left")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("type", no_wrap=True)
+    for name in ("out", "prunable", "params", "MACs", "|γ| p05", "p50", "p95"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("unit group / why not")
+    for layer in record["layers"]:
+        gamma = layer["gamma"]
+        scales = [f"{gamma[q]:.3g}" for q in ("p05", "p50", "p95")] if gamma else ["", "", ""]
+        shape = layer["out_shape"]
+        out = "×".join(str(n) for n in shape[1:]) or str(layer["out_channels"])
+        table.add_row(
+            layer["name"],
+            layer["type"],
+            out,
+            str(layer["prunable"]),
+            quantity(layer["params"]),
+            quantity(layer["macs"]),
+            *scales,
+            layer["reason"] or ", ".join(f"#{g}" for g in layer["groups"]),
+        )
+    console.print(table)
+    for reason in record["balances"]:
+        console.print(f"equal counts: {reason}")
+    for name in record["unreached"]:
+        console.print(f"not reached by the forward pass: {name}")
+    total = record["totals"]
+    share = total["prunable_channels"] / max(total["channels"], 1)
+    norms = total["prunable_bn_channels"] / max(total["bn_channels"], 1)
+    console.print(
+        f"{quantity(total['params'])} parameters, {quantity(total['macs'])} MACs; "
+        f"{total['prunable_channels']} of {total['channels']} channels prunable ({share:.1%}), "
+        f"{total['prunable_bn_channels']} of {total['bn_channels']} BN channels ({norms:.1%}), "
+        f"{total['prunable_units']} of {total['units']} units"
+    )

@@ -1,0 +1,19 @@
+"""All commands, and the entry point of the console script."""
+
+from __future__ import annotations
+
+import sys
+
+from yoloprune.cli import export, info, predict, run, slim, train, val  # each enters itself
+from yoloprune.cli.app import app
+
+__all__ = ["app", "export", "info", "main", "predict", "run", "slim", "train", "val"]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("yoloprune: stopped.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,96 @@
+"""What several commands share: their options, and what becomes of these."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yoloprune.models.door import Source
+    from yoloprune.prune.plan import Budget
+
+ModelArg = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="A .cfg (with --weights), .pt or Ultralytics .yaml."),
+]
+CfgOpt = Annotated[str | None, typer.Option("--cfg", help="The same as MODEL.")]
+WeightsOpt = Annotated[
+    str | None,
+    typer.Option(help="Darknet weights; weights/NAME.weights is looked up, then fetched, if not."),
+]
+DataOpt = Annotated[str | None, typer.Option(help="Data YAML, or Darknet .data, to measure AP on.")]
+SplitOpt = Annotated[str, typer.Option(help="Split of the data: train, val or test.")]
+DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there is one.")]
+ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
+JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
+DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+PercentOpt = Annotated[float, typer.Option(help="Share of prunable channels to remove.")]
+MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
+MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
+RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
+SettingsOpt = Annotated[
+    list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
+]
+TrustOpt = Annotated[
+    bool, typer.Option("--trust", help="Unpickle a .pt of unknown classes. That can run any code.")
+]
+
+
+def load_model(
+    model: str | None, cfg: str | None, weights: str | None, *, scratch: bool = False, trust: bool
+) -> tuple[nn.Module, Source]:
+    """The one model that MODEL or --cfg names."""
+    if (model is None) == (cfg is None):
+        raise typer.BadParameter("name one model: either MODEL or --cfg FILE.")
+    from yoloprune.models.door import load
+
+    return load(model or cfg or "", weights, scratch=scratch, trust=trust)
+
+
+def budget_of(percent: float, min_channels: int, max_layer_prune: float, round_to: int) -> Budget:
+    """What the flags of a cut ask for."""
+    from yoloprune.prune.plan import Budget
+
+    return Budget(
+        percent=percent,
+        min_channels=min_channels,
+        max_layer_prune=max_layer_prune,
+        round_to=round_to,
+    )
+
+
+def torch_name(name: str) -> str:
+    """Spell a device as torch does."""
+    from yoloprune.models.door import torch_device
+
+    return torch_device(name)
+
+
+def write_json(path: Path | None, record: dict[str, Any]) -> None:
+    """Write a record where --json asks for it."""
+    if path is not None:
+        from yoloprune.files import write_bytes
+
+        write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the one of a distributed run that speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """A line for people, at once."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line for people that is not a result."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)

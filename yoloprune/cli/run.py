@@ -1,0 +1,66 @@
+"""``yoloprune run``: a recipe, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from yoloprune.cli.app import command
+from yoloprune.cli.options import DebugOpt, JsonOpt, say, write_json
+from yoloprune.cli.tables import console_of, quantity, size_of, time_of
+
+
+@command
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for everything; runs/NAME if not.")
+    ] = None,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Carry out a recipe, round by round; after a kill the same command goes on."""
+    from yoloprune.rounds.recipe import read_recipe
+
+    checked = read_recipe(recipe)
+    folder = out or Path("runs") / recipe.stem
+    from yoloprune.rounds.run import run_recipe
+
+    say(f"results in {folder}")
+    result = run_recipe(checked, folder)
+    _show(result.record)
+    write_json(json_file, result.record)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    """A row a round, why it ended, and where the result is."""
+    console = console_of()
+    from rich.table import Table
+
+    table = Table(
+        title=f"{record['data']} ({record['images']} pictures) at {size_of(record['imgsz'])}",
+        title_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    names = ("gone", "AP50:95", "AP50", "parameters", "MACs", "bytes", "latency, ms")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in record["rounds"]:
+        mark = " ←" if row["name"] == record["accepted"] else ""
+        table.add_row(
+            row["name"] + mark,
+            f"{row['percent']:.0%}" if "percent" in row else "",
+            f"{row['AP']:.4f}",
+            f"{row['AP50']:.4f}",
+            quantity(row["params"]),
+            quantity(row["macs"]),
+            quantity(row["bytes"]),
+            time_of(row, "latency_ms"),
+        )
+    console.print(table)
+    console.print(f"stopped: {record['stopped']}; the result is {record['accepted']}")
+    for path in (*record["files"]["model"], record["files"]["picture"]):
+        console.print(f"wrote {path}", soft_wrap=True)

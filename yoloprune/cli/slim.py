@@ -1,0 +1,149 @@
+"""``yoloprune slim``: remove channels physically, save, test and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from yoloprune.cli.app import command
+from yoloprune.cli.options import (
+    CfgOpt,
+    DataOpt,
+    DebugOpt,
+    DeviceOpt,
+    ImgszOpt,
+    JsonOpt,
+    MaxLayerOpt,
+    MinChannelsOpt,
+    ModelArg,
+    PercentOpt,
+    RoundOpt,
+    SplitOpt,
+    TrustOpt,
+    WeightsOpt,
+    budget_of,
+    load_model,
+    torch_name,
+    write_json,
+)
+from yoloprune.cli.tables import console_of, quantity, size_of, time_of
+
+if TYPE_CHECKING:
+    from yoloprune.prune.slim import SlimResult
+
+
+@command
+def slim(
+    model: ModelArg = None,
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    percent: PercentOpt = 0.5,
+    min_channels: MinChannelsOpt = 8,
+    max_layer_prune: MaxLayerOpt = 0.9,
+    round_to: RoundOpt = 1,
+    criterion: Annotated[str, typer.Option(help="What ranks the channels.")] = "gamma",
+    reduce: Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")] = "mean",
+    compensate: Annotated[
+        bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
+    ] = True,
+    split_routes: Annotated[
+        bool, typer.Option("--split-routes", help="Write grouped routes as convs of their own.")
+    ] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path(
+        "slim"
+    ),
+    data: DataOpt = None,
+    split: SplitOpt = "val",
+    imgsz: ImgszOpt = None,
+    batch: Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)] = 1,
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Remove channels physically; save, test and measure the result."""
+    budget = budget_of(percent, min_channels, max_layer_prune, round_to)
+    from yoloprune.files import check_writable
+
+    check_writable(out)
+    loaded, source = load_model(model, cfg, weights, trust=trust)
+    from yoloprune.prune.score import parse_reduce
+    from yoloprune.prune.slim import SlimOptions
+    from yoloprune.prune.slim import slim as run_slim
+    from yoloprune.report.slim import write_slim_report
+
+    options = SlimOptions(
+        budget=budget,
+        out=out,
+        criterion=criterion,
+        reduce=parse_reduce(reduce),
+        compensate=compensate,
+        split_routes=split_routes,
+        data=data,
+        split=split,
+        imgsz=imgsz,
+        batch=batch,
+        device=torch_name(device),
+    )
+    result = run_slim(loaded, source, options)
+    report = write_slim_report(out, result.summary, result.plan, result.graph, result.scores)
+    result.summary["files"]["report"] = str(report)
+    _show(result)
+    write_json(json_file, result.summary)
+
+
+def _count(side: Mapping[str, Any], key: str) -> str:
+    return quantity(side[key])
+
+
+def _fraction(side: Mapping[str, Any], key: str) -> str:
+    return f"{side[key]:.4f}"
+
+
+_ROWS = (
+    ("params", "parameters", _count),
+    ("macs", "MACs", _count),
+    ("bytes", "bytes", _count),
+    ("latency_ms", "latency, ms (median ± IQR)", time_of),
+    ("AP", "AP50:95", _fraction),
+    ("AP50", "AP50", _fraction),
+)
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
+    if key.startswith("AP"):
+        return f"{after[key] - before[key]:+.4f}"
+    return f"÷ {before[key] / after[key]:.2f}" if after[key] else ""
+
+
+def _show(result: SlimResult) -> None:
+    """Before and after, asked and reached, and where things are."""
+    record = result.summary
+    console = console_of()
+    from rich.table import Table
+
+    table = Table(title=f"{record['model']} at {size_of(record['imgsz'])}", title_justify="left")
+    for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    before, after = record["before"], record["after"]
+    for key, name, form in _ROWS:
+        if before.get(key) is not None and after.get(key) is not None:
+            table.add_row(name, form(before, key), form(after, key), _change(before, after, key))
+    console.print(table)
+    reached = record["reached"]
+    console.print(
+        f"asked {record['asked']['percent']:.1%} of {reached['prunable_channels']} prunable "
+        f"channels, removed {reached['channels']} ({reached['percent']:.1%}, "
+        f"{reached['units']} units), all with {record['criterion']} ≤ {reached['threshold']:.4g}"
+    )
+    console.print(
+        f"self-test: cut and masked model differ by {record['self_test']['max_rel_diff']:.1e} "
+        "of the output's scale"
+    )
+    files = record["files"]
+    for path in (*files["model"], files["plan"], files.get("report")):
+        if path:
+            console.print(f"wrote {path}", soft_wrap=True)

@@ -1,0 +1,234 @@
+"""``yoloprune train``: train, sparsify, fine-tune, distil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from yoloprune.cli.app import command
+from yoloprune.cli.options import (
+    CfgOpt,
+    DebugOpt,
+    DeviceOpt,
+    ImgszOpt,
+    JsonOpt,
+    MaxLayerOpt,
+    MinChannelsOpt,
+    ModelArg,
+    RoundOpt,
+    SettingsOpt,
+    TrustOpt,
+    WeightsOpt,
+    budget_of,
+    is_first,
+    load_model,
+    say,
+    write_json,
+)
+from yoloprune.cli.tables import console_of
+from yoloprune.errors import TrainError
+from yoloprune.files import check_writable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yoloprune.models.door import Source
+    from yoloprune.prune.plan import Budget
+    from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+
+
+TrainDataOpt = Annotated[str, typer.Option(help="Ultralytics data YAML.")]
+EpochsOpt = Annotated[int, typer.Option(help="Passes over the training split.", min=1)]
+BatchOpt = Annotated[int, typer.Option(help="Pictures a step.", min=1)]
+SparsityOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="auto: bring the channels that a cut of --percent would remove to zero, with "
+        "nothing to tune (the default where --percent is given); l1, prox, group: a penalty "
+        "of --strength on the BatchNorm scales; none."
+    ),
+]
+ShareOpt = Annotated[
+    float | None,
+    typer.Option("--percent", help="Share of prunable channels that the cut will remove."),
+]
+ImportanceOpt = Annotated[
+    str,
+    typer.Option(
+        "--criterion",
+        help="By what auto chooses: gamma, the scales; taylor, how much the loss needs them.",
+    ),
+]
+UntilOpt = Annotated[
+    float, typer.Option(help="Share of the epochs after which auto's channels stand at zero.")
+]
+StrengthOpt = Annotated[
+    float, typer.Option(help="Of l1, prox and group; times the learning rate in each step.")
+]
+DecayOpt = Annotated[
+    str, typer.Option(help="Of the strength after half of the epochs: none, half (all), or kept.")
+]
+TeacherOpt = Annotated[
+    str | None, typer.Option(help="Trained network to learn from, too: .pt or .cfg.")
+]
+DistilOpt = Annotated[
+    str,
+    typer.Option(
+        "--distil", help="What to learn from it: output of the heads, feature before them, off."
+    ),
+]
+DistilWeightOpt = Annotated[float, typer.Option(help="Of its loss beside the labels'.")]
+FadeOpt = Annotated[bool, typer.Option(help="Let that weight fall to zero over the training.")]
+ScratchOpt = Annotated[bool, typer.Option("--scratch", help="Start from random weights.")]
+ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+SeedOpt = Annotated[int, typer.Option(help="Of everything random.")]
+OutOpt = Annotated[Path, typer.Option("-o", "--out", help="Folder for the run.")]
+
+
+@command
+def train(
+    model: ModelArg = None,
+    data: TrainDataOpt = ...,  # type: ignore[assignment]
+    cfg: CfgOpt = None,
+    weights: WeightsOpt = None,
+    epochs: EpochsOpt = 100,
+    imgsz: ImgszOpt = None,
+    batch: BatchOpt = 16,
+    sparsity: SparsityOpt = None,
+    percent: ShareOpt = None,
+    min_channels: MinChannelsOpt = 8,
+    max_layer_prune: MaxLayerOpt = 0.9,
+    round_to: RoundOpt = 1,
+    importance: ImportanceOpt = "gamma",
+    until: UntilOpt = 0.7,
+    strength: StrengthOpt = 0.0,
+    decay: DecayOpt = "none",
+    teacher: TeacherOpt = None,
+    distil_mode: DistilOpt = "output",
+    distil_weight: DistilWeightOpt = 1.0,
+    distil_fade: FadeOpt = True,
+    scratch: ScratchOpt = False,
+    resume: ResumeOpt = False,
+    settings: SettingsOpt = None,
+    seed: SeedOpt = 0,
+    out: OutOpt = Path("runs/train"),
+    device: DeviceOpt = "",
+    trust: TrustOpt = False,
+    json_file: JsonOpt = None,
+    debug: DebugOpt = False,
+) -> None:
+    """Train, sparsify or fine-tune; a slim model keeps its structure."""
+    from yoloprune.train.options import TrainOptions, parse_settings
+
+    budget = budget_of(0.5 if percent is None else percent, min_channels, max_layer_prune, round_to)
+    method = sparsity or ("none" if percent is None else "auto")
+    asked = {
+        "data": data,
+        "epochs": epochs,
+        "batch": batch,
+        "device": device,
+        "seed": seed,
+        "sparsity": _sparsity(method, budget, strength, decay, importance, until),
+        "distil": _teacher(teacher, distil_mode, distil_weight, distil_fade, trust),
+        "resume": resume,
+        "extra": parse_settings(settings or []),
+    }
+    check_writable(out)
+    from yoloprune.models.door import input_size_of
+
+    loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
+    options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)  # type: ignore[arg-type]
+    _carry_out(loaded, source, out, options, json_file)
+
+
+def _sparsity(
+    method: str, budget: Budget, strength: float, decay: str, importance: str, until: float
+) -> SparsityOptions | None:
+    """What the flags of sparsity ask for.
+
+    Raises:
+        TrainError: a value is out of its range, or belongs to another method.
+    """
+    from yoloprune.train.options import SparsityOptions
+
+    if method != "none":
+        return SparsityOptions(
+            budget=budget,
+            method=method,  # type: ignore[arg-type]
+            strength=strength,
+            decay=decay,  # type: ignore[arg-type]
+            criterion=importance,  # type: ignore[arg-type]
+            until=until,
+        )
+    if strength or decay != "none":
+        raise TrainError("--strength, --decay: need --sparsity l1, prox or group.")
+    if importance != "gamma":
+        raise TrainError(f"--criterion {importance}: needs --percent, for --sparsity auto.")
+    return None
+
+
+def _teacher(
+    teacher: str | None, mode: str, weight: float, fade: bool, trust: bool
+) -> DistillOptions | None:
+    """What the flags of distillation ask for."""
+    from yoloprune.train.options import DistillOptions
+
+    if teacher is None or mode == "off":
+        return None
+    return DistillOptions(
+        teacher=teacher,
+        mode=mode,  # type: ignore[arg-type]
+        weight=weight,
+        fade=fade,
+        trust=trust,
+    )
+
+
+def _carry_out(
+    loaded: nn.Module, source: Source, out: Path, options: TrainOptions, json_file: Path | None
+) -> None:
+    """Train, and tell what came of it; one process of a distributed run speaks for all."""
+    from yoloprune.measure.data import load_dataset
+    from yoloprune.models.checkpoint import task_of
+    from yoloprune.report.sparsity import write_sparsity_picture
+    from yoloprune.train.run import train as run_training
+
+    if task_of(loaded) == "detect":  # other labels are for Ultralytics to read
+        pictures = len(load_dataset(options.data, split="train").images)
+        if is_first():
+            say(f"training on {pictures} pictures")
+    if is_first():
+        say(f"results in {out}")
+    result = run_training(loaded, out, options)
+    if not result.files:  # another process of a distributed run has them
+        return
+    record: dict[str, Any] = {
+        "model": str(source.model),
+        "data": options.data,
+        "files": {"model": [str(file) for file in result.files]},
+    }
+    if options.sparsity is not None:
+        record["sparsity"] = result.sparsity
+        record["files"]["sparsity"] = str(write_sparsity_picture(out))
+    _show(record)
+    write_json(json_file, record)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    """How sparse the scales are, and where the trained models are."""
+    console = console_of()
+    sparse = record.get("sparsity")
+    if sparse:
+        gamma = sparse["gamma"]
+        spread = ", ".join(f"{name} {gamma[name]:.3g}" for name in ("p25", "p50", "p75", "max"))
+        console.print(
+            f"{sparse['zero_units']} of {sparse['units']} prunable units stand at zero "
+            f"({sparse['zero_share']:.1%}); |gamma|: {spread}"
+        )
+    files = record["files"]
+    for path in (*files["model"], files.get("sparsity")):
+        if path:
+            console.print(f"wrote {path}", soft_wrap=True)
