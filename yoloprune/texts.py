@@ -39,6 +39,26 @@ def read_text(path: Path, error: Error, *, most_mb: float = MAX_TEXT_MB) -> str:
     Raises:
         YoloPruneError: it is missing, no regular file, too large, or not UTF-8.
     """
+    data = read_bytes(path, error, most_mb=most_mb)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise error(f"{path}: is UTF-16, expected UTF-8. Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise error(f"{path}: is not text in UTF-8 (byte {exc.start}).") from exc
+
+
+def read_bytes(path: Path, error: Error, *, most_mb: float = MAX_TEXT_MB) -> bytes:
+    """Read a regular file of a limited size.
+
+    Args:
+        path: the file.
+        error: what to raise.
+        most_mb: megabytes that it may have; ``$YOLOPRUNE_MAX_TEXT_MB`` is taken instead.
+
+    Raises:
+        YoloPruneError: it is missing, no regular file, or too large.
+    """
     limit = _limit(most_mb, error)
     try:
         with path.open("rb") as file:
@@ -55,12 +75,7 @@ def read_text(path: Path, error: Error, *, most_mb: float = MAX_TEXT_MB) -> str:
             f"{path}: has more than {limit:g} MB, which no such file needs. If it is right, set "
             f"{TEXT_VARIABLE} higher."
         )
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise error(f"{path}: is UTF-16, expected UTF-8. Save it as UTF-8.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise error(f"{path}: is not text in UTF-8 (byte {exc.start}).") from exc
+    return data
 
 
 def _limit(most_mb: float, error: Error) -> float:

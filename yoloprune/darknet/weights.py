@@ -8,6 +8,8 @@ Reference: AlexeyAB/darknet ``src/parser.c`` ``load_weights_upto``, ``save_weigh
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,8 +78,13 @@ def read_weights(path: Path, fields: Sequence[Field]) -> tuple[Header, list[NDAr
     Raises:
         WeightsError: the file cannot be read, ends early, or goes on after the last field.
     """
+    most = 20 + 4 * sum(field.count for field in fields)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise WeightsError(f"{path}: is no regular file.")
+            data = file.read(most)
+            size = max(os.fstat(file.fileno()).st_size, len(data))
     except OSError as exc:
         raise WeightsError(f"{path}: cannot be read: {exc.strerror}.") from exc
     header = _read_header(path, data)
@@ -91,9 +98,9 @@ def read_weights(path: Path, fields: Sequence[Field]) -> tuple[Header, list[NDAr
             )
         arrays.append(np.frombuffer(data, dtype="<f4", count=field.count, offset=offset))
         offset = end
-    if offset != len(data):
+    if offset != size:
         raise WeightsError(
-            f"{path}: has {len(data) - offset} bytes after the last layer, got {len(data)} "
+            f"{path}: has {size - offset} bytes after the last layer, got {size} "
             f"bytes, expected {offset}. Is this the cfg that it was trained with?"
         )
     return header, arrays

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from yoloprune.errors import DataError, MeasureError
+from yoloprune.texts import read_bytes
 
 ImageArray = NDArray[np.uint8]
 Resize = Callable[[ImageArray, int, int], ImageArray]
@@ -71,6 +72,7 @@ def input_size(imgsz: int | tuple[int, int]) -> tuple[int, int]:
 PIXELS_VARIABLE = "YOLOPRUNE_MAX_PIXELS"
 """Environment variable: pixels of the largest picture that is decoded."""
 MAX_PIXELS = 1 << 28
+MAX_FILE_MB = 1024
 _LEAST_SIDE = 10
 """Pixels; Ultralytics leaves smaller pictures out of training."""
 
@@ -104,10 +106,7 @@ def picture_problem(path: Path) -> str | None:
 def _decoded(path: Path, mode: int) -> NDArray[Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such image.")
-    try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read: {exc}.") from exc
+    data = np.frombuffer(read_bytes(path, DataError, most_mb=MAX_FILE_MB), dtype=np.uint8)
     _check_pixels(path)
     try:
         image = cv2.imdecode(data, mode) if data.size else None
