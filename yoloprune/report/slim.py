@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ def _context(
     budget = plan.budget
     model = str(result.get("model") or (plan.source.path if plan.source else "model"))
     return {
-        "model": Path(model).name,
+        "model": plain(Path(model).name),
         "rows": rows,
         "cards": [row for row in rows if row.name in (*_SIZES.values(), "AP")],
         "budget": [
@@ -219,7 +219,7 @@ def _context(
         ],
         "asked": budget.percent,
         "reached": plan.reached,
-        "notes": [*([warning] if warning else []), *plan.notes],
+        "notes": [plain(note) for note in ([warning] if warning else []) + list(plan.notes)],
         "widths": widths,
         "widest": max((width.before for width in widths), default=1),
         "changed": sum(width.after < width.before for width in widths),
@@ -234,7 +234,7 @@ def _context(
         "self_test": (result.get("self_test") or {}).get("max_rel_diff"),
         "environment": list(_flat(_conditions(result))),
         "files": list(_flat(result.get("files") or {})),
-        "source": plan.source,
+        "source": plan.source and replace(plan.source, path=plain(plan.source.path)),
     }
 
 
