@@ -8,7 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "yoloprune"
 STAGES = (
     ("errors",),
-    ("files", "plain"),
+    ("files", "plain", "texts"),
+    ("fetch",),
     ("channels", "darknet"),
     ("models",),
     ("measure",),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from yoloprune import fetch
 from yoloprune.darknet import zoo
 from yoloprune.errors import CfgError, WeightsError
 
@@ -105,7 +106,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv(zoo.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(fetch.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(zoo.URL_VARIABLE, "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return folder
@@ -113,7 +114,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fails_in_one_line(url: str, target: Path, expected_bytes: int | None = len(BODY)) -> str:
     with pytest.raises(WeightsError) as caught:
-        zoo.download(url, target, expected_bytes, timeout_s=0.5)
+        fetch.download(url, target, fetch.Limits(expected_bytes=expected_bytes, timeout_s=0.5))
     message = str(caught.value)
     assert "\n" not in message
     assert not target.exists()
@@ -129,7 +130,7 @@ def test_download(
     site: Site, target: Path, expected_bytes: int | None, announces_length: bool
 ) -> None:
     site.announces_length = announces_length
-    assert zoo.download(site.url, target, expected_bytes) == target
+    assert fetch.download(site.url, target, fetch.Limits(expected_bytes=expected_bytes)) == target
     assert target.read_bytes() == BODY
     assert list(target.parent.iterdir()) == [target]
     assert site.asked == [None]
@@ -138,7 +139,7 @@ def test_download(
 def test_goes_on_where_an_earlier_run_was_broken_off(site: Site, target: Path, part: Path) -> None:
     # A byte that differs shows whether the part was really kept and not fetched again.
     part.write_bytes(b"!" + BODY[1:100_000])
-    zoo.download(site.url, target, len(BODY))
+    fetch.download(site.url, target, fetch.Limits(expected_bytes=len(BODY)))
     assert site.asked == ["bytes=100000-"]
     assert target.read_bytes() == b"!" + BODY[1:]
     assert not part.exists()
@@ -146,7 +147,7 @@ def test_goes_on_where_an_earlier_run_was_broken_off(site: Site, target: Path, p
 
 def test_goes_on_by_itself_when_the_connection_is_lost(site: Site, target: Path) -> None:
     site.cut_after = [100_000, 50_000]
-    zoo.download(site.url, target, len(BODY))
+    fetch.download(site.url, target, fetch.Limits(expected_bytes=len(BODY)))
     assert site.asked == [None, "bytes=100000-", "bytes=150000-"]
     assert target.read_bytes() == BODY
 
@@ -156,8 +157,8 @@ def test_gives_up_after_some_lost_connections_and_keeps_the_part(
 ) -> None:
     site.cut_after = [1000] * 99
     message = fails_in_one_line(site.url, target)
-    assert len(site.asked) == zoo.ATTEMPTS
-    kept = 1000 * zoo.ATTEMPTS
+    assert len(site.asked) == fetch.ATTEMPTS
+    kept = 1000 * fetch.ATTEMPTS
     assert f"{kept} bytes are kept" in message
     assert part.read_bytes() == BODY[:kept]
 
@@ -171,14 +172,14 @@ def test_a_connection_that_brings_nothing_is_not_tried_again(site: Site, target:
 def test_starts_over_when_the_server_ignores_ranges(site: Site, target: Path, part: Path) -> None:
     site.ranges = False
     part.write_bytes(b"!" * 100_000)
-    zoo.download(site.url, target, len(BODY))
+    fetch.download(site.url, target, fetch.Limits(expected_bytes=len(BODY)))
     assert site.asked == ["bytes=100000-"]
     assert target.read_bytes() == BODY
 
 
 def test_a_complete_part_needs_no_network(target: Path, part: Path) -> None:
     part.write_bytes(BODY)
-    zoo.download("http://127.0.0.1:1/x", target, len(BODY))
+    fetch.download("http://127.0.0.1:1/x", target, fetch.Limits(expected_bytes=len(BODY)))
     assert target.read_bytes() == BODY
 
 
@@ -187,7 +188,7 @@ def test_a_part_that_is_too_long_is_thrown_away(
     site: Site, target: Path, part: Path, expected_bytes: int | None
 ) -> None:
     part.write_bytes(BODY + b"!")
-    zoo.download(site.url, target, expected_bytes)
+    fetch.download(site.url, target, fetch.Limits(expected_bytes=expected_bytes))
     assert target.read_bytes() == BODY
 
 
@@ -264,14 +265,14 @@ def test_a_folder_that_cannot_be_written(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = fails_in_one_line(site.url, tmp_path / "file" / "cache" / NAME)
     assert "cannot be written" in message
-    assert zoo.CACHE_VARIABLE in message
+    assert fetch.CACHE_VARIABLE in message
 
 
 def test_progress_is_logged_in_tenths(
     site: Site, target: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.INFO):
-        zoo.download(site.url, target, len(BODY))
+        fetch.download(site.url, target, fetch.Limits(expected_bytes=len(BODY)))
     lines = [m for m in caplog.messages if "%" in m]
     assert 1 <= len(lines) <= 10
     assert lines[-1] == f"{NAME}: {len(BODY)} of {len(BODY)} bytes (100 %)"
@@ -390,10 +391,10 @@ def test_published_addresses_are_of_shipped_cfgs() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has %LOCALAPPDATA% instead")
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.delenv(zoo.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv(fetch.CACHE_VARIABLE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert zoo.cache_folder() == Path("/home/someone/.cache/yoloprune")
+    assert fetch.cache_folder() == Path("/home/someone/.cache/yoloprune")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert zoo.cache_folder() == tmp_path / "yoloprune"
-    monkeypatch.setenv(zoo.CACHE_VARIABLE, "~/mine")
-    assert zoo.cache_folder() == Path("/home/someone/mine")
+    assert fetch.cache_folder() == tmp_path / "yoloprune"
+    monkeypatch.setenv(fetch.CACHE_VARIABLE, "~/mine")
+    assert fetch.cache_folder() == Path("/home/someone/mine")

@@ -133,9 +133,9 @@ def test_input_size(demo: DarknetModel) -> None:
         ("m.cfg", b"\x7fELF\0\0", CfgError, "is a binary file"),
         ("m.cfg", b"[net]\nwidth=abc\n[yolo]\n", CfgError, r"m.cfg:1 \[net\]: channels= is"),
         ("m.pt", b"text", CheckpointError, "is damaged, or no checkpoint"),
-        ("m.yaml", b"", CheckpointError, "is no Ultralytics model description"),
-        ("m.yaml", b"{{{", CheckpointError, "is no Ultralytics model description"),
-        ("m.yaml", b"nc: 1\nbackbone:\n  - [-1, 1, Nix, [1]]\nhead: []\n", CheckpointError, "Nix"),
+        ("m.yaml", b"", CheckpointError, "is no model description"),
+        ("m.yaml", b"{{{", CheckpointError, "is no YAML"),
+        ("m.yaml", b"backbone: [[-1, 1, Nix, [1]]]\nhead: [[-1, 1, Conv, [8]]]", CheckpointError, "Nix"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_models(

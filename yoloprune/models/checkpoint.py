@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
-import re
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +17,9 @@ from torch import nn
 
 from yoloprune.errors import CheckpointError
 from yoloprune.files import write_bytes
-from yoloprune.models.marker import mark
+from yoloprune.models.description import check_description
+from yoloprune.models.marker import mark, unmarked
+from yoloprune.texts import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +27,8 @@ log = logging.getLogger(__name__)
 def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
     """Read the model of a checkpoint: its EMA where there is one.
 
-    Only classes of torch, Ultralytics and yoloprune's Darknet models are constructed, through
-    torch's restricted unpickler, unless ``trust`` is set.
+    Only objects of torch's, Ultralytics' and yoloprune's Darknet layers are rebuilt, and nothing
+    is called, see :mod:`yoloprune.models.unpickle`, unless ``trust`` is set.
 
     Args:
         path: a ``.pt`` file.
@@ -50,12 +49,60 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{path}: holds no model, expected an Ultralytics checkpoint.")
     inner = getattr(model, "student_model", model)  # of Ultralytics' distillation, under way
+    if not trust:
+        _check_whole(inner, path)
     model = cast(nn.Module, inner).float().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     args = checkpoint.get("train_args")
     model.args = dict(args) if isinstance(args, Mapping) else {}  # type: ignore[assignment]
     return model
+
+
+def _check_whole(model: nn.Module, path: Path) -> None:
+    """Make sure that the parts of a model are what they were when it was saved.
+
+    Raises:
+        CheckpointError: an attribute of a layer is missing or none of its kind, or the model's own
+            description is none that may be built from.
+    """
+    yaml = getattr(model, "yaml", None)
+    if isinstance(yaml, dict) and {"backbone", "head"} & set(yaml):
+        check_description(unmarked(yaml), f"{path}: its model.yaml")
+    for name, module in model.named_modules():
+        where = name or "the model"
+        if not isinstance(module, nn.Module):
+            raise CheckpointError(f"{path}: is damaged: {where} is no layer.")
+        for key in _NEEDED.get(type(module), ()):
+            if not hasattr(module, key):
+                raise CheckpointError(f"{path}: is damaged: {where} has no {key}.")
+        if isinstance(module, nn.Conv2d):
+            _check_conv(module, f"{path}: is damaged: {where}")
+
+
+def _check_conv(conv: nn.Conv2d, where: str) -> None:
+    """Compare what a convolution says of itself with the tensor that it has."""
+    groups = conv.groups if isinstance(conv.groups, int) and conv.groups > 0 else 0
+    weight = conv.weight
+    shape = (conv.out_channels, conv.in_channels // max(groups, 1), *conv.kernel_size)
+    if not groups or not isinstance(weight, torch.Tensor) or tuple(weight.shape) != shape:
+        got = list(weight.shape) if isinstance(weight, torch.Tensor) else type(weight).__name__
+        raise CheckpointError(f"{where} has a weight of {got}, expected {list(shape)}.")
+
+
+_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+_NEEDED: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: (*_CONV, "padding_mode", "weight", "bias"),
+    nn.ConvTranspose2d: (*_CONV, "output_padding", "weight", "bias"),
+    nn.Linear: ("in_features", "out_features", "weight", "bias"),
+    nn.BatchNorm2d: (
+        *("num_features", "eps", "momentum", "affine", "track_running_stats"),
+        *("weight", "bias", "running_mean", "running_var"),
+    ),
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation"),
+    nn.Upsample: ("size", "scale_factor", "mode"),
+}
+"""Attributes without which a layer does not run."""
 
 
 def is_finished(path: Path) -> bool:
@@ -75,47 +122,59 @@ def is_finished(path: Path) -> bool:
 
 
 def _unpickle(path: Path, trust: bool) -> Any:
-    from ultralytics.nn.tasks import torch_safe_load
+    from yoloprune.models import unpickle
 
-    from yoloprune.darknet.network import register_safe_classes
-
-    if not trust and not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        raise CheckpointError(
-            f"{path}: cannot be read safely by torch {torch.__version__}, expected 2.6 or later. "
-            f"If you trust where it came from, add --trust."
-        )
-    register_safe_classes()
+    kind = kind_of(path)
+    if kind is not None:
+        raise CheckpointError(f"{path}: is no checkpoint but {kind}.")
     try:
-        with _neutral_name(path) as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice is for programmers
-            return torch_safe_load(str(file), safe_only=not trust)[0]
-    except Exception as exc:  # a damaged pickle can raise anything: IndexError, struct.error …
-        cause = exc.__cause__ or exc
-        refused = re.search(r"GLOBAL (\S+)", str(cause))
-        if refused and not trust:
-            raise CheckpointError(
-                f"{path}: was not loaded, since it names {refused[1]}, which no detector needs and "
-                f"which may run code. If you trust where it came from, add --trust."
-            ) from exc
-        first = (str(cause).strip().splitlines() or [""])[0][:160]
+            return (unpickle.load_trusted if trust else unpickle.load)(path)
+    except unpickle.UnknownGlobalError as exc:
+        raise CheckpointError(f"{path}: was not loaded, since it {_named(exc.name)}") from exc
+    except unpickle.MisuseError as exc:
         raise CheckpointError(
-            f"{path}: is damaged, or no checkpoint ({type(cause).__name__}: {first})."
+            f"{path}: was not loaded, since it {exc}. If you trust where it came from, add --trust."
+        ) from exc
+    except ModuleNotFoundError as exc:
+        raise CheckpointError(f"{path}: {_missing(exc.name or str(exc))}") from exc
+    except Exception as exc:  # a damaged pickle can raise anything: IndexError, struct.error …
+        first = (str(exc).strip().splitlines() or [""])[0][:160]
+        raise CheckpointError(
+            f"{path}: is damaged, or no checkpoint ({type(exc).__name__}: {first})."
         ) from exc
 
 
-@contextmanager
-def _neutral_name(path: Path) -> Iterator[Path]:
-    """The file under a name that means nothing to Ultralytics.
+def _named(name: str) -> str:
+    """What to say of something that a checkpoint names and that is not known."""
+    package = name.partition(".")[0]
+    if package in _YOLOV5_PACKAGES:
+        return f"names {name}, of another repository. {_YOLOV5}"
+    try:
+        installed = importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        installed = False
+    if not installed:
+        return f"names {name}. {_missing(package)}"
+    return (
+        f"names {name}, which no detector needs and which may run code. If you trust where it came "
+        "from, add --trust."
+    )
 
-    It reads ``yolov5n.pt`` as ``yolov5nu.pt``, and fetches that where it is not at hand.
-    """
-    with tempfile.TemporaryDirectory(prefix="yoloprune-") as folder:
-        plain = Path(folder) / "checkpoint.pt"
-        try:
-            plain.symlink_to(path.resolve())
-        except OSError:  # a system, or a user, that may not make links
-            shutil.copyfile(path, plain)
-        yield plain
+
+_YOLOV5_PACKAGES = ("models", "utils")
+_YOLOV5 = (
+    "It is a checkpoint of the yolov5 (or yolov7) repository, whose code is not here: take the "
+    "same network from Ultralytics, such as yolov5nu.pt, or train its YAML, such as yolov5n.yaml."
+)
+
+
+def _missing(package: str) -> str:
+    """What to do about a package that a checkpoint needs."""
+    if package.partition(".")[0] in _YOLOV5_PACKAGES:
+        return f"needs the package {package}. {_YOLOV5}"
+    return f"The package {package} is not installed: install it, then add --trust."
 
 
 def write_checkpoint(model: nn.Module, path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from torch import nn
 
@@ -20,8 +21,10 @@ from yoloprune.darknet.network import (
 )
 from yoloprune.darknet.weights import expected_bytes
 from yoloprune.darknet.zoo import find_cfg, find_weights, local_weights
-from yoloprune.errors import CfgError, CheckpointError, FormatError
+from yoloprune.errors import CfgError, FormatError, WeightsError
+from yoloprune.fetch import cache_folder
 from yoloprune.files import replacing, sha256, write_bytes
+from yoloprune.texts import kind_of, read_text
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +73,33 @@ def load(
     if weights is not None:
         raise FormatError(f"{path}: takes no --weights, since it is no .cfg, got {weights}.")
     if suffix == ".pt":
-        from yoloprune.models.checkpoint import read_checkpoint
+        from yoloprune.models.released import find_checkpoint
 
-        return read_checkpoint(Path(path), trust=trust), Source(Path(path))
+        found = find_checkpoint(Path(path))
+        with _kept_if_it_loads(found):
+            return _load_checkpoint(found, trust), Source(found)
     if suffix in (".yaml", ".yml"):
-        return _load_yaml(Path(path)), Source(Path(path))
+        from yoloprune.models.description import load_description
+
+        return load_description(Path(path)), Source(Path(path))
     raise FormatError(f"{path}: unknown kind of model, expected .cfg, .pt or .yaml.")
+
+
+def _load_checkpoint(path: Path, trust: bool) -> nn.Module:
+    from yoloprune.models.checkpoint import read_checkpoint
+
+    return read_checkpoint(path, trust=trust)
+
+
+@contextmanager
+def _kept_if_it_loads(path: Path) -> Iterator[None]:
+    """Remove a file of our cache that does not load: it would fail the same way for ever."""
+    try:
+        yield
+    except FormatError:
+        if path.parent == cache_folder():
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _load_darknet(
@@ -89,13 +113,17 @@ def _load_darknet(
     if scratch:
         return model.eval(), Source(cfg_path)
     found = find_weights(cfg_path, weights, expected_bytes(weight_fields(model)))
-    load_weights(model, found)
+    with _kept_if_it_loads(found):
+        kind = kind_of(found)
+        if kind is not None:
+            raise WeightsError(f"{found}: are no Darknet weights but {kind}.")
+        load_weights(model, found)
     return model.eval(), Source(cfg_path, found)
 
 
 def _read_names(path: Path, classes: int) -> dict[int, str]:
     """The class names of a Darknet ``.names`` file, one a line."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_text(path, CfgError).splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if len(names) != classes:
         raise CfgError(f"{path}: has {len(names)} names, the cfg beside it {classes} classes.")
@@ -105,23 +133,6 @@ def _read_names(path: Path, classes: int) -> dict[int, str]:
 def lacks_weights(path: str | Path) -> bool:
     """Whether a model is a cfg whose weights are not at hand."""
     return Path(path).suffix.lower() == ".cfg" and local_weights(find_cfg(path)) is None
-
-
-def _load_yaml(path: Path) -> nn.Module:
-    """A freshly initialised Ultralytics detector."""
-    from ultralytics import YOLO
-
-    try:
-        model: Any = YOLO(str(path), verbose=False).model
-    except FileNotFoundError as exc:
-        raise CheckpointError(f"{path}: no such file, nor an Ultralytics model name.") from exc
-    except Exception as exc:  # its parser does not check: KeyError, TypeError …
-        reason = (str(exc).splitlines() or [""])[0][:160]
-        raise CheckpointError(
-            f"{path}: is no Ultralytics model description ({type(exc).__name__}: {reason})."
-        ) from exc
-    model.eval()
-    return cast(nn.Module, model)
 
 
 def input_size_of(model: nn.Module, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -17,7 +17,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 log = logging.getLogger(__name__)
@@ -74,22 +73,14 @@ def _marked(plain: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 def _differs(plain: dict[str, Any], model: nn.Module) -> bool:
     """Whether a model's tensors are not those that its description builds."""
-    from ultralytics.nn.modules import Conv
-    from ultralytics.nn.tasks import parse_model
+    from yoloprune.models.description import check_description, layers_of
 
-    description = deepcopy(plain)
-    for row in (*description["backbone"], *description["head"]):
-        if row[2] == "TorchVision" and len(row[3]) > 2:
-            row[3][2] = None  # whose weights it would fetch
-    activation = Conv.default_act
     try:
-        with torch.device("meta"):
-            built = parse_model(description, ch=plain.get("channels", 3), verbose=False)[0]
+        check_description(plain, "model.yaml")
+        built = layers_of(plain)
     except Exception as exc:  # layers of the user's own: stock training fails at them, too
         log.debug("model.yaml cannot be built: %s", exc)
         return False
-    finally:
-        Conv.default_act = activation  # process-wide, and the parser forgets it when it fails
     layers = cast(nn.Module, model.model)
     return _shapes(built) != _shapes(layers)
 
