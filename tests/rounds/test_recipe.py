@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +77,7 @@ def test_the_least_recipe_has_one_round_without_training() -> None:
         ("imgsz: 160", "data: other.yaml", "r.yaml:3: data: stands twice, first in line 2."),
         ("imgsz: 160", "imgsz: [160", "r.yaml:4: is no YAML"),
         ("imgsz: 160", "[1, 2]: 3", "r.yaml:3: a key must be a word."),
-        ("imgsz: 160", "seed: 2020-13-45", "r.yaml: is no YAML of plain values (ValueError)."),
+        ("imgsz: 160", "seed: 2020-13-45", "r.yaml:3: is no YAML ('2020-13-45' is no timestamp)."),
         ("imgsz: 160", "seed: &a {x: *a}", "r.yaml"),
         ("lr0: 0.001", "epochs: 3", "r.yaml:4: settings: --set epochs: is not for --set. Use --"),
         ("lr0: 0.001", "lr0: 2020-01-01", "r.yaml:4: settings: values must be numbers, texts"),
@@ -99,11 +101,26 @@ def test_what_is_wrong_is_named_with_its_line(old: str, new: str, message: str) 
 
 
 def test_what_is_no_recipe_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"none.yaml: cannot be read"):
+    with pytest.raises(RecipeError, match=r"none.yaml: no such file"):
         read_recipe(tmp_path / "none.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="is not text"):
+    (tmp_path / "binary.yaml").write_bytes(b"\x00\xff")
+    with pytest.raises(RecipeError, match="is not text in UTF-8"):
         read_recipe(tmp_path / "binary.yaml")
     for text in ("", "- 1\n", "words"):
         with pytest.raises(RecipeError, match=r"r.yaml: got .*expected a recipe"):
             parse_recipe(text, Path("r.yaml"))
+
+
+def test_aliases_that_stand_for_millions_are_refused_at_once() -> None:
+    rows = ["x0: &x0 [a, a, a, a, a, a, a, a, a, a]"]
+    rows += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 12)]
+    text = "\n".join([*rows, "model: *x11", "data: d.yaml", "slim: {percent: 0.5}", ""])
+    started = time.monotonic()
+    with pytest.raises(RecipeError, match=r"^r.yaml:\d+: stands for more than 1000000 values"):
+        parse_recipe(text, Path("r.yaml"))
+    assert time.monotonic() - started < 1
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(RecipeError, match=r"is no regular file"):
+        read_recipe(Path(os.devnull))

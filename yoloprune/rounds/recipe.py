@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,6 +24,7 @@ from pydantic import (
 from yoloprune.errors import RecipeError, YoloPruneError
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.score import Reduce
+from yoloprune.texts import MAX_YAML_MB, Where, parse_yaml, read_text
 from yoloprune.train.options import (
     Decay,
     Distil,
@@ -246,13 +246,7 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: it cannot be read, is no YAML, or something in it is unknown, missing or out
             of range; the message names file, line and path.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise RecipeError(f"{path}: cannot be read ({exc.strerror}).") from exc
-    except UnicodeDecodeError as exc:
-        raise RecipeError(f"{path}: is not text. Expected the YAML of a recipe.") from exc
-    return parse_recipe(text, path)
+    return parse_recipe(read_text(path, RecipeError, most_mb=MAX_YAML_MB), path)
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
@@ -261,16 +255,8 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     Raises:
         RecipeError: as there.
     """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = {} if node is None else _lines(node, path)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"{where}: is no YAML ({getattr(exc, 'problem', exc)}).") from exc
-    except (ValueError, TypeError, RecursionError) as exc:  # dates, huge numbers, loops of aliases
-        raise RecipeError(f"{path}: is no YAML of plain values ({type(exc).__name__}).") from exc
+    read = parse_yaml(text, path, RecipeError)
+    data, lines = read.value, read.lines
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: got {_shown(data)}, expected a recipe with model, data, slim.")
     for name in ("train", "sparsify", "slim", "finetune", "stop"):
@@ -304,27 +290,6 @@ def _beside(name: str | None, recipe: Path) -> str | None:
     except (OSError, ValueError):  # no name that a file can have
         pass
     return name
-
-
-Where = tuple[str | int, ...]
-
-
-def _lines(node: yaml.Node, path: Path, at: Where = ()) -> dict[Where, int]:
-    """Line, from 1, of every key."""
-    found: dict[Where, int] = {at: node.start_mark.line + 1}
-    if not isinstance(node, yaml.MappingNode):
-        return found
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            raise RecipeError(f"{path}:{line}: a key must be a word.")
-        here = (*at, key.value)
-        if here in found:
-            name = ".".join(map(str, here))
-            raise RecipeError(f"{path}:{line}: {name}: stands twice, first in line {found[here]}.")
-        found |= _lines(value, path, here)
-        found[here] = line
-    return found
 
 
 def _message(exc: ValidationError, lines: Mapping[Where, int], path: Path) -> str:
