@@ -16,6 +16,7 @@ from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.producers import layers_to_remove
 from yoloprune.errors import PlanError
 from yoloprune.files import write_bytes
+from yoloprune.texts import read_text
 
 VERSION = 1
 
@@ -162,13 +163,7 @@ class PrunePlan:
         Raises:
             PlanError: it cannot be read, or is no plan.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as exc:
-            raise PlanError(f"{path}: cannot be read ({exc.strerror}).") from exc
-        except UnicodeDecodeError as exc:
-            raise PlanError(f"{path}: is not text. Expected the JSON of a plan.") from exc
-        return _parse(text, str(path))
+        return _parse(read_text(path, PlanError), str(path))
 
 
 def _is_number(value: object) -> bool:
