@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from yoloprune.darknet.cfg import read_cfg
 from yoloprune.darknet.network import DarknetModel, load_weights, save_weights, weight_fields
-from yoloprune.darknet.weights import Header, expected_bytes, read_weights, write_weights
+from yoloprune.darknet.weights import Field, Header, expected_bytes, read_weights, write_weights
 from yoloprune.errors import WeightsError
 
 CFG = """\
@@ -215,3 +216,16 @@ def test_writing_takes_arrays_as_they_lie(tmp_path: Path) -> None:
     write_weights(tmp_path / "a.weights", Header(), [array])  # type: ignore[list-item]
     stored = np.frombuffer((tmp_path / "a.weights").read_bytes()[20:], "<f4")
     assert stored.tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(WeightsError, match="is no regular file"):
+        read_weights(Path(os.devnull), [])
+
+
+def test_a_file_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.weights"
+    path.write_bytes(Header().pack())
+    os.truncate(path, 1 << 40)
+    with pytest.raises(WeightsError, match=f"has {(1 << 40) - 24} bytes after the last layer"):
+        read_weights(path, [Field("#0 [convolutional]", 1)])

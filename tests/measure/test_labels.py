@@ -56,10 +56,18 @@ def test_a_bad_line_is_refused_by_number(line: str, message: str) -> None:
 
 def test_a_binary_label_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes(b"\xff\xfe\x00")
+    path.write_bytes(b"0 0.5\xff")
 
-    with pytest.raises(DataError, match=r"a\.txt: cannot be read as a label file"):
+    with pytest.raises(DataError, match=r"a\.txt: is not text in UTF-8 \(byte 5\)"):
         read_labels(path, classes=1)
+
+
+def test_a_word_of_pages_is_shown_in_part() -> None:
+    for line in ("9" * 5000 + " 0 0 1 1", "x" * 5000 + " 0 0 1 1", "0 0 0 nan " + "1" * 5000):
+        with pytest.raises(DataError) as caught:
+            parse_labels(line, classes=1, where="a.txt")
+        assert str(caught.value).startswith("a.txt:1: ")
+        assert len(str(caught.value)) < 200
 
 
 def test_labels_stand_in_for_the_last_images_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,28 @@ def test_a_difference_within_the_spread_is_said_to_be_none() -> None:
 )
 def test_counts_have_three_digits(value: float, shown: str) -> None:
     assert compare({"params": value}, {"params": value})[0].before == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("folder [b] %20 ü", "folder [b] %20 ü"),
+        ("<b>&amp; {{ 7 * 7 }}", "<b>&amp; {{ 7 * 7 }}"),
+        ("a\nb\x1b[2J\u202e", "a\\x0ab\\x1b[2J\\u202e"),
+        ("caf\udce9", "caf\\xe9"),  # a path that is no UTF-8
+    ],
+)
+def test_a_page_shows_any_name_and_can_be_written(name: str, shown: str, tmp_path: Path) -> None:
+    made_plan, graph, scores = made()
+    made_plan = replace(made_plan, source=Origin(path=f"{name}.pt"), notes=(f"note {name}",))
+    record = RESULT | {
+        "model": f"{name}.pt",
+        "files": {"model": [f"one {name}", f"two {name}"]},
+        "environment": {name: name},
+    }
+    html = write_slim_report(tmp_path, record, made_plan, graph, scores).read_text("utf-8")
+    texts = _Page(html).text
+    assert f"{shown}.pt, slimmed" in texts
+    assert f"one {shown}\ntwo {shown}" in texts
+    assert "".join(texts).count(shown) == 8 - name.count("_")
+    assert not {"\x1b", "\u202e"} & set(html)

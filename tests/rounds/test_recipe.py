@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -101,9 +103,24 @@ def test_what_is_wrong_is_named_with_its_line(old: str, new: str, message: str) 
 def test_what_is_no_recipe_at_all(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"none.yaml: no such file"):
         read_recipe(tmp_path / "none.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="is UTF-16"):
+    (tmp_path / "binary.yaml").write_bytes(b"\x00\xff")
+    with pytest.raises(RecipeError, match="is not text in UTF-8"):
         read_recipe(tmp_path / "binary.yaml")
     for text in ("", "- 1\n", "words"):
         with pytest.raises(RecipeError, match=r"r.yaml: got .*expected a recipe"):
             parse_recipe(text, Path("r.yaml"))
+
+
+def test_aliases_that_stand_for_millions_are_refused_at_once() -> None:
+    rows = ["x0: &x0 [a, a, a, a, a, a, a, a, a, a]"]
+    rows += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 12)]
+    text = "\n".join([*rows, "model: *x11", "data: d.yaml", "slim: {percent: 0.5}", ""])
+    started = time.monotonic()
+    with pytest.raises(RecipeError, match=r"^r.yaml:\d+: stands for more than 1000000 values"):
+        parse_recipe(text, Path("r.yaml"))
+    assert time.monotonic() - started < 1
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(RecipeError, match=r"is no regular file"):
+        read_recipe(Path(os.devnull))

@@ -22,7 +22,7 @@ from yoloprune.cli.options import (
     load_model,
     write_json,
 )
-from yoloprune.cli.tables import console_of
+from yoloprune.cli.tables import show_line
 
 
 @command
@@ -74,14 +74,13 @@ def export(
 
 def _show(record: Mapping[str, Any]) -> None:
     """Where the exported model is, and how it compares."""
-    console = console_of()
-    console.print(f"wrote {record['file']}", soft_wrap=True)
+    show_line(f"wrote {record['file']}")
     check = record["check"]
     if check is None:
-        console.print(f"{record['format']}: not run here, so not compared with the model")
+        show_line(f"{record['format']}: not run here, so not compared with the model")
         return
     shapes = " and ".join("×".join(str(n) for n in shape) for shape in check["inputs"])
-    console.print(
+    show_line(
         f"{check['runtime']} on {shapes}: differs by {check['max_rel_diff']:.1e} of the output's "
         f"scale (at most {check['tolerance']:g} is allowed)"
     )

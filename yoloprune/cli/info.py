@@ -20,7 +20,7 @@ from yoloprune.cli.options import (
     warn,
     write_json,
 )
-from yoloprune.cli.tables import console_of, quantity, size_of
+from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
 
 
 @command
@@ -47,41 +47,42 @@ def info(
     write_json(json_file, record)
 
 
+_COLUMNS = (
+    Column("layer", justify="left"),
+    Column("type", justify="left", optional=4),
+    Column("out", optional=2),
+    Column("prunable", optional=1),
+    Column("params", optional=3),
+    Column("MACs", optional=2),
+    Column("|γ| p05", optional=5),
+    Column("p50", optional=3),
+    Column("p95", optional=5),
+    Column("unit group / why not", justify="left", optional=4, wraps=True),
+)
+
+
 def _show(record: Mapping[str, Any]) -> None:
     """A row a layer, and the totals."""
-    console = console_of()
-    from rich.table import Table
-
-    table = Table(title=f"{record['model']} at {size_of(record['imgsz'])}", title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    for name in ("out", "prunable", "params", "MACs", "|γ| p05", "p50", "p95"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("unit group / why not")
+    rows = []
     for layer in record["layers"]:
         gamma = layer["gamma"]
         scales = [f"{gamma[q]:.3g}" for q in ("p05", "p50", "p95")] if gamma else ["", "", ""]
         shape = layer["out_shape"]
         out = "×".join(str(n) for n in shape[1:]) or str(layer["out_channels"])
-        table.add_row(
-            layer["name"],
-            layer["type"],
-            out,
-            str(layer["prunable"]),
-            quantity(layer["params"]),
-            quantity(layer["macs"]),
-            *scales,
-            layer["reason"] or ", ".join(f"#{g}" for g in layer["groups"]),
+        why = layer["reason"] or ", ".join(f"#{g}" for g in layer["groups"])
+        cost = (quantity(layer["params"]), quantity(layer["macs"]))
+        rows.append(
+            (layer["name"], layer["type"], out, str(layer["prunable"]), *cost, *scales, why)
         )
-    console.print(table)
+    show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
     for reason in record["balances"]:
-        console.print(f"equal counts: {reason}")
+        show_line(f"equal counts: {reason}")
     for name in record["unreached"]:
-        console.print(f"not reached by the forward pass: {name}")
+        show_line(f"not reached by the forward pass: {name}")
     total = record["totals"]
     share = total["prunable_channels"] / max(total["channels"], 1)
     norms = total["prunable_bn_channels"] / max(total["bn_channels"], 1)
-    console.print(
+    show_line(
         f"{quantity(total['params'])} parameters, {quantity(total['macs'])} MACs; "
         f"{total['prunable_channels']} of {total['channels']} channels prunable ({share:.1%}), "
         f"{total['prunable_bn_channels']} of {total['bn_channels']} BN channels ({norms:.1%}), "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from yoloprune.cli import export, info, predict, run, slim, train, val  # each enters itself
@@ -12,6 +13,9 @@ __all__ = ["app", "export", "info", "main", "predict", "run", "slim", "train", "
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every encoding has a γ or every name
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from yoloprune.plain import plain
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -88,9 +90,9 @@ def is_first() -> bool:
 
 def say(text: str) -> None:
     """A line for people, at once."""
-    print(text, flush=True)
+    print(plain(text), flush=True)
 
 
 def warn(text: str) -> None:
     """A line for people that is not a result."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {plain(text)}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
-from yoloprune.cli.tables import console_of
+from yoloprune.cli.tables import show_line
 
 
 @command
@@ -65,9 +65,8 @@ def predict(
 
 def _show(record: Mapping[str, Any]) -> None:
     """A line a box."""
-    console = console_of()
     for image in record["images"]:
-        console.print(f"{image['file']}: {len(image['boxes'])} objects", soft_wrap=True)
+        show_line(f"{image['file']}: {len(image['boxes'])} objects")
         for box in image["boxes"]:
             corners = ", ".join(f"{v:.0f}" for v in box["xyxy"])
-            console.print(f"  {box['name']} {box['confidence']:.1%}  [{corners}]", markup=False)
+            show_line(f"  {box['name']} {box['confidence']:.1%}  [{corners}]")

@@ -10,7 +10,7 @@ import typer
 
 from yoloprune.cli.app import command
 from yoloprune.cli.options import DebugOpt, JsonOpt, say, write_json
-from yoloprune.cli.tables import console_of, quantity, size_of, time_of
+from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 
 @command
@@ -35,23 +35,23 @@ def run(
     write_json(json_file, result.record)
 
 
+_COLUMNS = (
+    Column("", justify="left"),
+    Column("gone", optional=1),
+    Column("AP50:95"),
+    Column("AP50", optional=4),
+    Column("parameters", optional=2),
+    Column("MACs"),
+    Column("bytes", optional=3),
+    Column("latency, ms", optional=1),
+)
+
+
 def _show(record: Mapping[str, Any]) -> None:
     """A row a round, why it ended, and where the result is."""
-    console = console_of()
-    from rich.table import Table
-
-    table = Table(
-        title=f"{record['data']} ({record['images']} pictures) at {size_of(record['imgsz'])}",
-        title_justify="left",
-    )
-    table.add_column("", no_wrap=True)
-    names = ("gone", "AP50:95", "AP50", "parameters", "MACs", "bytes", "latency, ms")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in record["rounds"]:
-        mark = " ←" if row["name"] == record["accepted"] else ""
-        table.add_row(
-            row["name"] + mark,
+    rows = [
+        (
+            row["name"] + (" ←" if row["name"] == record["accepted"] else ""),
             f"{row['percent']:.0%}" if "percent" in row else "",
             f"{row['AP']:.4f}",
             f"{row['AP50']:.4f}",
@@ -60,7 +60,10 @@ def _show(record: Mapping[str, Any]) -> None:
             quantity(row["bytes"]),
             time_of(row, "latency_ms"),
         )
-    console.print(table)
-    console.print(f"stopped: {record['stopped']}; the result is {record['accepted']}")
+        for row in record["rounds"]
+    ]
+    title = f"{record['data']} ({record['images']} pictures) at {size_of(record['imgsz'])}"
+    show_table(title, _COLUMNS, rows)
+    show_line(f"stopped: {record['stopped']}; the result is {record['accepted']}")
     for path in (*record["files"]["model"], record["files"]["picture"]):
-        console.print(f"wrote {path}", soft_wrap=True)
+        show_line(f"wrote {path}")

@@ -29,7 +29,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
-from yoloprune.cli.tables import console_of, quantity, size_of, time_of
+from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
     from yoloprune.prune.slim import SlimResult
@@ -119,31 +119,35 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> st
     return f"÷ {before[key] / after[key]:.2f}" if after[key] else ""
 
 
+_COLUMNS = (
+    Column("", justify="left", wraps=True),
+    Column("before", wraps=True),
+    Column("after", wraps=True),
+    Column("change", optional=1),
+)
+
+
 def _show(result: SlimResult) -> None:
     """Before and after, asked and reached, and where things are."""
     record = result.summary
-    console = console_of()
-    from rich.table import Table
-
-    table = Table(title=f"{record['model']} at {size_of(record['imgsz'])}", title_justify="left")
-    for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
     before, after = record["before"], record["after"]
-    for key, name, form in _ROWS:
-        if before.get(key) is not None and after.get(key) is not None:
-            table.add_row(name, form(before, key), form(after, key), _change(before, after, key))
-    console.print(table)
+    rows = [
+        (name, form(before, key), form(after, key), _change(before, after, key))
+        for key, name, form in _ROWS
+        if before.get(key) is not None and after.get(key) is not None
+    ]
+    show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
     reached = record["reached"]
-    console.print(
+    show_line(
         f"asked {record['asked']['percent']:.1%} of {reached['prunable_channels']} prunable "
         f"channels, removed {reached['channels']} ({reached['percent']:.1%}, "
         f"{reached['units']} units), all with {record['criterion']} ≤ {reached['threshold']:.4g}"
     )
-    console.print(
+    show_line(
         f"self-test: cut and masked model differ by {record['self_test']['max_rel_diff']:.1e} "
         "of the output's scale"
     )
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
-            console.print(f"wrote {path}", soft_wrap=True)
+            show_line(f"wrote {path}")

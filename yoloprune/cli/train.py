@@ -28,7 +28,7 @@ from yoloprune.cli.options import (
     say,
     write_json,
 )
-from yoloprune.cli.tables import console_of
+from yoloprune.cli.tables import show_line
 from yoloprune.errors import TrainError
 from yoloprune.files import check_writable
 
@@ -219,16 +219,15 @@ def _carry_out(
 
 def _show(record: Mapping[str, Any]) -> None:
     """How sparse the scales are, and where the trained models are."""
-    console = console_of()
     sparse = record.get("sparsity")
     if sparse:
         gamma = sparse["gamma"]
         spread = ", ".join(f"{name} {gamma[name]:.3g}" for name in ("p25", "p50", "p75", "max"))
-        console.print(
+        show_line(
             f"{sparse['zero_units']} of {sparse['units']} prunable units stand at zero "
             f"({sparse['zero_share']:.1%}); |gamma|: {spread}"
         )
     files = record["files"]
     for path in (*files["model"], files.get("sparsity")):
         if path:
-            console.print(f"wrote {path}", soft_wrap=True)
+            show_line(f"wrote {path}")

@@ -22,7 +22,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
-from yoloprune.cli.tables import console_of, size_of
+from yoloprune.cli.tables import Column, show_table, size_of
 
 
 @command
@@ -61,18 +61,18 @@ def val(
     write_json(json_file, record)
 
 
+_ALWAYS = ("AP", "AP50")
+
+
 def _show(record: Mapping[str, Any]) -> None:
     """The COCO summary."""
-    console = console_of()
-    from rich.table import Table
-
-    table = Table(
-        title=f"{record['model']} on {record['data']} ({record['split']}, {record['images']} "
-        f"pictures) at {size_of(record['imgsz'])}",
-        title_justify="left",
-    )
     metrics = record["metrics"]
-    for name in metrics:
-        table.add_column({"AP": "AP50:95"}.get(name, name), justify="right")
-    table.add_row(*("–" if v is None else f"{v:.4f}" for v in metrics.values()))
-    console.print(table)
+    show_table(
+        f"{record['model']} on {record['data']} ({record['split']}, {record['images']} "
+        f"pictures) at {size_of(record['imgsz'])}",
+        [
+            Column({"AP": "AP50:95"}.get(name, name), optional=0 if name in _ALWAYS else 1)
+            for name in metrics
+        ],
+        [["–" if v is None else f"{v:.4f}" for v in metrics.values()]],
+    )

@@ -78,32 +78,39 @@ def read_weights(path: Path, fields: Sequence[Field]) -> tuple[Header, list[NDAr
     Raises:
         WeightsError: the file cannot be read, ends early, or goes on after the last field.
     """
-    most = 20 + 4 * sum(field.count for field in fields)
     try:
         with path.open("rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise WeightsError(f"{path}: is no regular file.")
-            data = file.read(most)
-            size = max(os.fstat(file.fileno()).st_size, len(data))
-    except OSError as exc:
-        raise WeightsError(f"{path}: cannot be read: {exc.strerror}.") from exc
-    header = _read_header(path, data)
+            header = _read_header(path, file.read(Header().size))
+            # Before the rest is read: it may be of another kind, and have any size.
+            _check_size(path, os.fstat(file.fileno()).st_size, header, fields)
+            file.seek(0)
+            data = file.read()
+    except (OSError, ValueError) as exc:  # a name with a null byte is a ValueError
+        reason = getattr(exc, "strerror", None) or exc
+        raise WeightsError(f"{path}: cannot be read: {reason}.") from exc
     offset, arrays = header.size, []
     for field in fields:
-        end = offset + 4 * field.count
-        if end > len(data):
+        arrays.append(np.frombuffer(data, dtype="<f4", count=field.count, offset=offset))
+        offset += 4 * field.count
+    return header, arrays
+
+
+def _check_size(path: Path, size: int, header: Header, fields: Sequence[Field]) -> None:
+    offset = header.size
+    for field in fields:
+        offset += 4 * field.count
+        if offset > size:
             raise WeightsError(
-                f"{path}: ends at byte {len(data)}, layer {field.where} needs {end - len(data)} "
+                f"{path}: ends at byte {size}, layer {field.where} needs {offset - size} "
                 f"more. Is this the cfg that it was trained with?"
             )
-        arrays.append(np.frombuffer(data, dtype="<f4", count=field.count, offset=offset))
-        offset = end
     if offset != size:
         raise WeightsError(
             f"{path}: has {size - offset} bytes after the last layer, got {size} "
             f"bytes, expected {offset}. Is this the cfg that it was trained with?"
         )
-    return header, arrays
 
 
 def _read_header(path: Path, data: bytes) -> Header:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloprune.errors import DataError
+from yoloprune.texts import read_text
 
 LabelArray = NDArray[np.float64]
 
@@ -62,11 +63,7 @@ def read_labels(path: Path, *, classes: int) -> LabelArray:
     Raises:
         DataError: the file cannot be read, is not text, or is malformed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read as a label file: {exc}.") from exc
-    return parse_labels(text, classes=classes, where=str(path))
+    return parse_labels(read_text(path, DataError), classes=classes, where=str(path))
 
 
 def label_path(image: Path) -> Path | None:
@@ -94,7 +91,7 @@ def _parse_line(words: Sequence[str], *, classes: int, where: str) -> tuple[floa
     class_id = numbers[0]
     if not class_id.is_integer() or not 0 <= class_id < classes:
         raise DataError(
-            f"{where}: class id out of range, got {words[0]}, expected 0 … {classes - 1}."
+            f"{where}: class id out of range, got {_shown(words[0])}, expected 0 … {classes - 1}."
             " Do the labels belong to this data file's list of names?"
         )
     outside = [v for v in numbers[1:] if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
@@ -117,10 +114,15 @@ def _numbers(words: Sequence[str], where: str) -> list[float]:
     try:
         numbers = [float(word) for word in words]
     except ValueError as exc:
-        raise DataError(f"{where}: not a number: {exc}.") from exc
-    if not all(map(math.isfinite, numbers)):
-        raise DataError(f"{where}: not a finite number, got {' '.join(words)!r}.")
+        raise DataError(f"{where}: not a number: {_shown(str(exc))}.") from exc
+    for word, number in zip(words, numbers, strict=True):
+        if not math.isfinite(number):
+            raise DataError(f"{where}: not a finite number, got {_shown(word)!r}.")
     return numbers
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _bounding_box(points: Sequence[float]) -> tuple[float, float, float, float]:

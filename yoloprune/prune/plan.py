@@ -163,8 +163,7 @@ class PrunePlan:
         Raises:
             PlanError: it cannot be read, or is no plan.
         """
-        text = read_text(path, PlanError)
-        return _parse(text, str(path))
+        return _parse(read_text(path, PlanError), str(path))
 
 
 def _is_number(value: object) -> bool:

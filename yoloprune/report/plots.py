@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from yoloprune.plain import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,12 +129,15 @@ def detections_picture(*panels: Panel) -> bytes:
         place = (left / width, gap / tall, height * ratio / width, height / tall)
         _draw_boxes(figure.add_axes(place), panel.image, panel.boxes, colours)
         figure.text(
-            left / width, (gap + height + 0.12) / tall, panel.title, fontsize=12, weight="bold",
-            color="#1c2530",
+            left / width, (gap + height + 0.12) / tall, plain(panel.title), fontsize=12,
+            weight="bold", color="#1c2530", parse_math=False,
         )  # fmt: skip
         left += height * ratio + gap
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=140, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # A name in a script that no font at hand has is drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(file, format="png", dpi=140, metadata={"Software": None})
     return file.getvalue()
 
 
@@ -153,8 +159,9 @@ def _draw_boxes(
             Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=2)
         )
         axes.text(
-            x1, max(y1, 0), f"{box['name']} {float(box['confidence']):.0%}", fontsize=8.5,
-            color="#10151b", va="bottom" if y1 > 0.05 * image.shape[0] else "top", clip_on=True,
+            x1, max(y1, 0), f"{plain(str(box['name']))} {float(box['confidence']):.0%}",
+            fontsize=8.5, color="#10151b", parse_math=False, clip_on=True,
+            va="bottom" if y1 > 0.05 * image.shape[0] else "top",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.6},
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.files import write_bytes
+from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores, sparsity_warning
 from yoloprune.report.plots import channels_svg, scores_svg
@@ -107,6 +108,7 @@ def write_slim_report(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -114,6 +116,11 @@ def write_slim_report(
     target = out_dir / REPORT_NAME
     write_bytes(target, page.encode())
     return target
+
+
+def _shown(value: object) -> object:
+    """What an expression of the template prints; the ends of lines in it are meant."""
+    return plain(value, keep="\n") if type(value) is str else value
 
 
 def layer_widths(graph: ChannelGraph, plan: PrunePlan) -> list[LayerWidth]:
@@ -198,7 +205,7 @@ def _context(
     budget = plan.budget
     model = str(result.get("model") or (plan.source.path if plan.source else "model"))
     return {
-        "model": Path(model).name,
+        "model": plain(Path(model).name),
         "rows": rows,
         "cards": [row for row in rows if row.name in (*_SIZES.values(), "AP")],
         "budget": [
@@ -212,7 +219,7 @@ def _context(
         ],
         "asked": budget.percent,
         "reached": plan.reached,
-        "notes": [*([warning] if warning else []), *plan.notes],
+        "notes": [plain(note) for note in ([warning] if warning else []) + list(plan.notes)],
         "widths": widths,
         "widest": max((width.before for width in widths), default=1),
         "changed": sum(width.after < width.before for width in widths),
@@ -227,7 +234,7 @@ def _context(
         "self_test": (result.get("self_test") or {}).get("max_rel_diff"),
         "environment": list(_flat(_conditions(result))),
         "files": list(_flat(result.get("files") or {})),
-        "source": plan.source,
+        "source": plan.source and replace(plan.source, path=plain(plan.source.path)),
     }
 
 
@@ -252,14 +259,14 @@ def _conditions(result: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A mapping as rows of text; lists one item a line."""
     for key, value in data.items():
-        name = str(key).replace("_", " ")
+        name = plain(str(key).replace("_", " "))
         if isinstance(value, Mapping):
             yield from ((f"{name}: {inner}", text) for inner, text in _flat(value))
         elif isinstance(value, Sequence) and not isinstance(value, str):
             texts = all(isinstance(item, str) for item in value)
-            yield name, ("\n" if texts else ", ").join(map(str, value))
+            yield name, ("\n" if texts else ", ").join(plain(str(item)) for item in value)
         elif value is not None:
-            yield name, str(value)
+            yield name, plain(str(value))
 
 
 def _quantity(key: str, value: float) -> str:

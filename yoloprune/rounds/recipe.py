@@ -246,8 +246,7 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: it cannot be read, is no YAML, or something in it is unknown, missing or out
             of range; the message names file, line and path.
     """
-    text = read_text(path, RecipeError, most_mb=MAX_YAML_MB)
-    return parse_recipe(text, path)
+    return parse_recipe(read_text(path, RecipeError, most_mb=MAX_YAML_MB), path)
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:

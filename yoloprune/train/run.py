@@ -120,11 +120,14 @@ def _progress(weights: Path) -> _Progress:
 
 def _trained(model: nn.Module, out: Path, options: TrainOptions, progress: _Progress) -> Any:
     """A trainer that has done its work."""
+    from matplotlib import rc_context
+
     trusted = options.distil is not None and options.distil.trust
     with nullcontext() if trusted else _restricted(), only_what_was_handed():
         trainer = _prepared(model, out, options, progress)
         try:
-            trainer.train()
+            with rc_context({"text.parse_math": False}):  # a $ in a class name is a $ in plots
+                trainer.train()
         except (
             AssertionError, IndexError, OSError, RuntimeError, ValueError, CalledProcessError
         ) as exc:  # fmt: skip
