@@ -59,6 +59,7 @@ def assemble(
         balances=balances,
         groups=_groups(axes, units.n),
         norm_of=_norms(tracer),
+        bare=_bare(tracer, model),
         unreached=unreached,
         input_shape=tuple(int(n) for n in input_shape),
         carried_outputs=carried_outputs,
@@ -242,3 +243,23 @@ def _norms(tracer: Tracer) -> dict[str, str]:
     named = {p: norm for p, norms in single.items() for norm in norms if norm is not None}
     uses = list(named.values())
     return {producer: norm for producer, norm in named.items() if uses.count(norm) == 1}
+
+
+def _bare(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
+    """Layers of which some channel, as it left them, met no BatchNorm.
+
+    Ids tell it, since sums and joins keep them: what was added to a normed channel still has the
+    id that its own layer gave it.
+    """
+    scaled: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for dim in (-1, 0):
+                axis = tracer.axes.get((f"{name}.weight", dim))
+                if axis is not None:
+                    scaled |= set(axis.ids.ravel().tolist())
+    return tuple(
+        name.rpartition(".")[0]
+        for (name, _), axis in tracer.axes.items()
+        if axis.role == "out" and not scaled.issuperset(axis.ids.ravel().tolist())
+    )

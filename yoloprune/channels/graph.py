@@ -100,6 +100,8 @@ class ChannelGraph:
         groups: the partition of all units into interchangeable ones.
         norm_of: conv or linear → the BatchNorm that reads its output first and alone, where
             there is one (compensation folds constants into its running mean).
+        bare: layers that create channels which no BatchNorm scales on their way: what a unit is
+            worth is not told by its BatchNorms alone where one of these makes it, too.
         unreached: parameters that no traced forward pass touched.
         input_shape: of the picture that was traced, ``(1, C, H, W)``.
         carried_outputs: which tensors of the model's (flattened) eval output are inputs that a
@@ -114,6 +116,7 @@ class ChannelGraph:
     balances: tuple[Balance, ...]
     groups: tuple[Group, ...]
     norm_of: Mapping[str, str] = field(default_factory=dict)
+    bare: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = (1, 3, 64, 64)
     carried_outputs: tuple[int, ...] = ()

@@ -145,11 +145,40 @@ def reduce_by_label(
 def _gamma(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     """|BatchNorm weight| over every BatchNorm channel of a unit.
 
+    Where a layer without a BatchNorm makes the unit, too (the convs of ``CBLinear``, a plain conv
+    before a shortcut), the unit is worth at least what that one gives, see :func:`bare_worth`.
+
     Reference: Liu et al. 2017, Learning Efficient Convolutional Networks through Network
     Slimming, section 3.
     """
     gammas, units = _gammas(model, graph)
-    return reduce_by_label(np.abs(gammas), units, graph.n_units, reduce)
+    values = reduce_by_label(np.abs(gammas), units, graph.n_units, reduce)
+    return np.where(np.isfinite(values), np.maximum(values, bare_worth(model, graph)), values)
+
+
+def bare_worth(model: nn.Module, graph: ChannelGraph) -> FloatArray:
+    """What the layers without a BatchNorm put into each unit, on the scale of a gamma.
+
+    A BatchNorm's output has a standard deviation of |gamma|. That of a bare layer, for inputs of
+    standard deviation 1, is the L2 norm of its weights for the channel; its bias is added. It is
+    zero exactly where the layer makes nothing, so that a unit is only as dead as its most alive
+    producer.
+
+    Returns:
+        float64 ``[n_units]``; 0 for a unit that no bare layer makes.
+    """
+    worth = np.zeros(graph.n_units)
+    biases = dict(model.named_parameters())
+    axes = [axis for axis in graph.out_axes if axis.module in graph.bare]
+    for axis in axes:
+        size = _rows(model, axis).double().square().sum(1).sqrt().cpu()
+        bias = biases.get(f"{axis.module}.bias")
+        if bias is not None and bias.numel() == size.numel():
+            size = size + bias.detach().double().abs().cpu()
+        found = size.numpy()
+        _check_finite(found, [axis])
+        np.maximum.at(worth, axis.units.ravel(), found)
+    return worth
 
 
 @criterion("l1", missing="no layer that creates it")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import TrainError
 from yoloprune.measure.quantiles import FloatArray
+from yoloprune.train.bare import BareRows
 
 
 class Gammas:
@@ -24,6 +25,7 @@ class Gammas:
         names: the BatchNorm weights that hold prunable channels.
         units: int64 ``[n]``, the unit of each scale.
         free: bool ``[n]``, true where it may be removed.
+        bare: what else makes the units of these scales.
 
     Raises:
         TrainError: there are none.
@@ -44,6 +46,8 @@ class Gammas:
         self.sizes = [axis.units.size for axis in axes]
         self.units = np.concatenate([axis.units for axis in axes])
         self.free = prunable[self.units]
+        scored = np.bincount(self.units, minlength=graph.n_units) > 0
+        self.bare = BareRows(model, graph, scored)
 
     def parameters(self, model: nn.Module, *, beta: bool = False) -> list[Tensor]:
         """The weights, or the biases beside them, in the order of ``names``."""
@@ -65,9 +69,10 @@ class Gammas:
         return sums
 
     def zero_units(self, model: nn.Module) -> NDArray[np.bool_]:
-        """Bool ``[n_units]``: prunable units of which every scale is exactly zero."""
+        """Bool ``[n_units]``: prunable units of which all that makes them is exactly zero."""
         alive = self.read(model).cpu().numpy() != 0
         n = self.graph.n_units
         zero: NDArray[np.bool_] = np.bincount(self.units[self.free], minlength=n) > 0
         zero &= np.bincount(self.units[self.free & alive], minlength=n) == 0
+        zero &= ~self.bare.alive_units(model)
         return zero

@@ -68,6 +68,7 @@ class Sparsity(ABC):
         for beta in (False, True):
             zero = zero & (self.gammas.read(model, beta=beta) == 0)
             self.gammas.write(ema, self.gammas.read(ema, beta=beta).masked_fill(zero, 0), beta=beta)
+        self.gammas.bare.follow(model, ema)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to take the same steps: plain values and tensors."""
@@ -135,8 +136,11 @@ class PlannedShrinking(Sparsity):
 
     Their betas go the same way: a channel whose gamma alone is zero still says act(beta), a
     constant that the next convolution sees everywhere but in its padding. Without it the cut
-    changes nothing at all.
+    changes nothing at all. And so do the rows of layers without a BatchNorm that make the same
+    channels, see :mod:`yoloprune.train.bare`.
     """
+
+    _BOUNDS = ("top", "beta_top", "row_top", "shift_top")
 
     def __init__(self, model: nn.Module, gammas: Gammas, options: SparsityOptions) -> None:
         super().__init__(gammas)
@@ -149,6 +153,9 @@ class PlannedShrinking(Sparsity):
         self.top = float(scores.values[may_go].max()) if may_go.size else 0.0
         betas = gammas.read(model, beta=True).abs().cpu().numpy()[np.isin(gammas.units, may_go)]
         self.beta_top = float(betas.max()) if betas.size else 0.0
+        rows = np.isin(gammas.bare.units, may_go)
+        self.row_top = float(gammas.bare.norms(model)[rows].max(initial=0.0))
+        self.shift_top = float(gammas.bare.biases(model)[rows].max(initial=0.0))
 
     def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Let the criterion see the gradients, if it asks for them."""
@@ -169,6 +176,9 @@ class PlannedShrinking(Sparsity):
             values = self.gammas.read(model, beta=beta)
             bounded = values.clamp(-top * left, top * left)
             self.gammas.write(model, torch.where(held, bounded, values), beta=beta)
+        if self.gammas.bare.layers and self._chooser.units is not None:
+            units = self._chooser.units
+            self.gammas.bare.hold(model, units, self.row_top * left, self.shift_top * left)
 
     def done(self, progress: float) -> bool:
         """From when the bound is zero."""
@@ -176,11 +186,13 @@ class PlannedShrinking(Sparsity):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the bounds start, and the last choice."""
-        return {"top": self.top, "beta_top": self.beta_top, **self._chooser.state_dict()}
+        bounds = {name: getattr(self, name) for name in self._BOUNDS}
+        return {**bounds, **self._chooser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        self.top, self.beta_top = float(state["top"]), float(state["beta_top"])
+        for name in self._BOUNDS:
+            setattr(self, name, float(state[name]))
         self._chooser.load_state_dict(state)
         self._masks.pop("chosen", None)
 

@@ -24,7 +24,8 @@ class TaylorImportance:
     """First-order change of the loss when a unit is switched off, squared, over recent steps.
 
     A gate on a unit scales ``gamma * x + beta`` of each of its channels, so the derivative of
-    the loss by the gate is the sum of ``gamma * dL/dgamma + beta * dL/dbeta`` over them. The
+    the loss by the gate is the sum of ``gamma * dL/dgamma + beta * dL/dbeta`` over them, and of
+    weights and bias where a layer without a BatchNorm makes the channel, too. The
     gradients are read just before each optimizer step: unscaled, gathered over the batches of a
     step and averaged over devices. They are added up on the host in a fixed order, so that
     every process of a distributed run comes to the same bits.
@@ -38,6 +39,7 @@ class TaylorImportance:
         self.sums: FloatArray = np.zeros(gammas.graph.n_units)
         scales = gammas.sum_by_unit(np.ones(gammas.units.size))
         self._scored = self._trained = scales > 0
+        self._units = np.concatenate([gammas.units, gammas.bare.units])
         self._waiting: list[Tensor] = []
 
     def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -52,7 +54,10 @@ class TaylorImportance:
         weights = self.gammas.parameters(model)
         biases = self.gammas.parameters(model, beta=True)
         self._waiting.append(
-            torch.cat([_term(w) + _term(b) for w, b in zip(weights, biases, strict=True)])
+            torch.cat(
+                [_term(w) + _term(b) for w, b in zip(weights, biases, strict=True)]
+                + self.gammas.bare.terms(model)
+            )
         )
         if len(self._waiting) >= GATHER:
             self._add_up()
@@ -71,7 +76,7 @@ class TaylorImportance:
         terms = torch.stack(self._waiting).cpu().double().numpy()
         self._waiting.clear()
         for row in terms:
-            gate = self.gammas.sum_by_unit(row)
+            gate = np.bincount(self._units, row, self.gammas.graph.n_units)
             if np.isfinite(gate).all():  # else the optimizer's step is lost as well
                 self.sums = DECAY * self.sums + gate**2
 

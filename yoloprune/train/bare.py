@@ -1,0 +1,129 @@
+"""The rows of layers without a BatchNorm, where they make channels that BatchNorms make, too.
+
+A cut of such a channel is free only when these are zero with the gammas: in yolov9e the convs of
+``CBLinear`` are added to the outputs of normed ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import ChannelGraph, TensorAxis
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A bare layer: its weight's axis of channels, and whether it has a bias."""
+
+    axis: TensorAxis
+    biased: bool
+
+    def rows(self, model: nn.Module) -> Tensor:
+        """``[C, weights]``: a view of the weights of each channel."""
+        weight = model.get_parameter(self.axis.tensor)
+        return weight.movedim(self.axis.dim, 0).flatten(1)
+
+    def bias(self, model: nn.Module) -> Tensor | None:
+        """``[C]``, or None."""
+        return model.get_parameter(f"{self.axis.module}.bias") if self.biased else None
+
+
+class BareRows:
+    """Weights and biases that make prunable units beside BatchNorms.
+
+    Attributes:
+        units: int64 ``[m]``, the unit of each row, in the order of the layers.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, scored: NDArray[np.bool_]) -> None:
+        names = dict(model.named_parameters())
+        free = graph.prunable & scored
+        self.layers = tuple(
+            _Layer(axis, f"{axis.module}.bias" in names)
+            for axis in graph.out_axes
+            if axis.module in graph.bare and axis.units.ndim == 1 and free[axis.units].any()
+        )
+        units = [layer.axis.units for layer in self.layers]
+        self.units = np.concatenate(units) if units else np.zeros(0, dtype=np.int64)
+        self._free = free
+        self._n_units = graph.n_units
+
+    def norms(self, model: nn.Module) -> NDArray[np.float64]:
+        """Float64 ``[m]``: L2 norm of each row."""
+        found = [layer.rows(model).detach().double().norm(dim=1) for layer in self.layers]
+        return torch.cat(found).cpu().numpy() if found else np.zeros(0)
+
+    def biases(self, model: nn.Module) -> NDArray[np.float64]:
+        """Float64 ``[m]``: size of each bias; 0 where there is none."""
+        found = []
+        for layer in self.layers:
+            bias = layer.bias(model)
+            size = torch.zeros(layer.axis.units.size) if bias is None else bias.detach().abs()
+            found.append(size.double().cpu())
+        return torch.cat(found).numpy() if found else np.zeros(0)
+
+    @torch.no_grad()
+    def hold(self, model: nn.Module, chosen: NDArray[np.bool_], row: float, bias: float) -> None:
+        """Hold the rows of chosen units under a norm, and their biases under a size, in place.
+
+        Args:
+            model: what was just stepped.
+            chosen: bool ``[n_units]``.
+            row: largest L2 norm; 0 makes exact zeros.
+            bias: largest size.
+        """
+        for layer in self.layers:
+            weight = model.get_parameter(layer.axis.tensor)
+            held = torch.from_numpy(chosen[layer.axis.units]).to(weight.device)
+            norm = layer.rows(model).norm(dim=1)
+            factor = torch.where(held & (norm > row), row / norm.clamp(min=1e-30), 1.0)
+            shape = [1] * weight.ndim
+            shape[layer.axis.dim] = -1
+            scaled = weight * factor.to(weight.dtype).view(shape)
+            gone = (held & (row == 0)).view(shape)
+            weight.copy_(scaled.masked_fill(gone, 0))
+            shift = layer.bias(model)
+            if shift is not None:
+                shift.copy_(torch.where(held, shift.clamp(-bias, bias), shift))
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, ema: nn.Module) -> None:
+        """Give the averaged model the exact zeros of ``model``, in place."""
+        for layer in self.layers:
+            weight = ema.get_parameter(layer.axis.tensor)
+            free = torch.from_numpy(self._free[layer.axis.units]).to(weight.device)
+            zero = (layer.rows(model) == 0).all(dim=1) & free
+            bias, averaged = layer.bias(model), layer.bias(ema)
+            if bias is not None and averaged is not None:
+                zero &= bias == 0
+                averaged.masked_fill_(zero, 0)
+            shape = [1] * weight.ndim
+            shape[layer.axis.dim] = -1
+            weight.masked_fill_(zero.view(shape), 0)
+
+    def alive_units(self, model: nn.Module) -> NDArray[np.bool_]:
+        """Bool ``[n_units]``: units into which some bare layer puts something."""
+        alive = np.zeros(self._n_units, dtype=bool)
+        alive[self.units[(self.norms(model) != 0) | (self.biases(model) != 0)]] = True
+        return alive
+
+    def terms(self, model: nn.Module) -> list[Tensor]:
+        """By layer float32 ``[C]``: weight times gradient, summed over a channel's row and bias."""
+        found = []
+        for layer in self.layers:
+            weight = model.get_parameter(layer.axis.tensor)
+            if weight.grad is None:
+                found.append(torch.zeros(layer.axis.units.size, device=weight.device))
+                continue
+            product = (weight.float() * weight.grad.float()).movedim(layer.axis.dim, 0)
+            term = product.flatten(1).sum(1)
+            bias = layer.bias(model)
+            if bias is not None and bias.grad is not None:
+                term = term + bias.float() * bias.grad.float()
+            found.append(term)
+        return found
