@@ -10,7 +10,6 @@ from torch import Tensor
 
 from yoloprune.channels.graph import Role
 from yoloprune.channels.ids import IdArray, line
-from yoloprune.channels.shadow import key
 from yoloprune.channels.tracer import Tracer
 
 
@@ -193,10 +192,10 @@ def batch_norm(tracer: Tracer, args: Sequence[Any], out: Tensor) -> None:
             _vector(tracer, vector, found)
     tracer.shadows.put(out, found.reshape(1, -1, *([1] * (out.ndim - 2))))
     reads = tracer.reads[-1]
-    producer = reads.made_by.get(key(args[0]))
+    producer = reads.made_by.get(tracer.shadows.number(args[0]))
     norm = tracer.name_of(args[1])
     if producer is not None and norm is not None:
-        reads.normed[key(args[0])] = norm.rpartition(".")[0]
+        reads.normed[tracer.shadows.number(args[0])] = norm.rpartition(".")[0]
 
 
 def _vector(tracer: Tracer, vector: Tensor, ids: IdArray) -> None:
@@ -210,4 +209,4 @@ def _vector(tracer: Tracer, vector: Tensor, ids: IdArray) -> None:
 
 
 def _made(tracer: Tracer, out: Tensor, weight: str) -> None:
-    tracer.reads[-1].made_by[key(out)] = weight.rpartition(".")[0]
+    tracer.reads[-1].made_by[tracer.shadows.number(out)] = weight.rpartition(".")[0]

@@ -24,7 +24,7 @@ from yoloprune.channels.ids import IdArray
 from yoloprune.channels.opaque import Opaque
 from yoloprune.channels.provenance import Attr, TracedInt
 from yoloprune.channels.rules import follow
-from yoloprune.channels.shadow import key
+from yoloprune.channels.shadow import compact, key
 from yoloprune.channels.table import tensors_in
 from yoloprune.channels.tracer import Tracer
 from yoloprune.errors import TraceError
@@ -285,4 +285,4 @@ def _ids(tracer: Tracer, tensors: Iterable[Tensor]) -> Iterator[IdArray]:
     for tensor in tensors:
         ids = tracer.get(tensor)
         if ids is not None:
-            yield ids
+            yield compact(ids)

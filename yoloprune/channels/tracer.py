@@ -96,7 +96,7 @@ class Tracer:
         for tensor in tensors:
             if isinstance(tensor, Tensor):
                 where = key(tensor)
-                count[where] += 1
+                count[self.shadows.number(tensor)] += 1
                 if where in self.tensors:
                     self.reached.add(where)
 
