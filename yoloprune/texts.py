@@ -39,6 +39,26 @@ def read_text(path: Path, error: Error, *, most_mb: float = MAX_TEXT_MB) -> str:
     Raises:
         YoloPruneError: it is missing, no regular file, too large, or not UTF-8.
     """
+    data = read_bytes(path, error, most_mb=most_mb)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise error(f"{path}: is UTF-16, expected UTF-8. Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise error(f"{path}: is not text in UTF-8 (byte {exc.start}).") from exc
+
+
+def read_bytes(path: Path, error: Error, *, most_mb: float = MAX_TEXT_MB) -> bytes:
+    """Read a regular file of a limited size.
+
+    Args:
+        path: the file.
+        error: what to raise.
+        most_mb: megabytes that it may have; ``$YOLOPRUNE_MAX_TEXT_MB`` is taken instead.
+
+    Raises:
+        YoloPruneError: it is missing, no regular file, or too large.
+    """
     limit = _limit(most_mb, error)
     try:
         with path.open("rb") as file:
@@ -55,12 +75,7 @@ def read_text(path: Path, error: Error, *, most_mb: float = MAX_TEXT_MB) -> str:
             f"{path}: has more than {limit:g} MB, which no such file needs. If it is right, set "
             f"{TEXT_VARIABLE} higher."
         )
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise error(f"{path}: is UTF-16, expected UTF-8. Save it as UTF-8.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise error(f"{path}: is not text in UTF-8 (byte {exc.start}).") from exc
+    return data
 
 
 def _limit(most_mb: float, error: Error) -> float:
@@ -94,17 +109,18 @@ def read_yaml(path: Path, error: Error) -> YamlText:
     return parse_yaml(read_text(path, error, most_mb=MAX_YAML_MB), path, error)
 
 
-def parse_yaml(text: str, path: Path, error: Error) -> YamlText:
+def parse_yaml(text: str, path: Path, error: Error, *, unique: bool = False) -> YamlText:
     """Read YAML of plain values; no tag of it makes an object.
 
     Args:
         text: the YAML.
         path: what errors call it.
         error: what to raise.
+        unique: refuse a key that stands twice; else the last one counts, as YAML's readers have it.
 
     Raises:
-        YoloPruneError: it is no YAML, has a value that is none of its tag, a key that stands
-            twice or is no single word, or stands for too many values; with the line.
+        YoloPruneError: it is no YAML, has a value that is none of its tag or a key that is no
+            single word, or stands for too many values; with the line.
     """
     import yaml
 
@@ -114,7 +130,7 @@ def parse_yaml(text: str, path: Path, error: Error) -> YamlText:
         if node is None:
             return YamlText(None, {(): 1})
         _check_size(node, path, error)
-        lines = _lines(node, path, error)
+        lines = _lines(node, path, error, unique)
         loader = reader("")
         try:
             value = loader.construct_document(node)
@@ -187,7 +203,7 @@ def _inner(node: Any) -> list[Any]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _lines(node: Any, path: Path, error: Error, at: Where = ()) -> dict[Where, int]:
+def _lines(node: Any, path: Path, error: Error, unique: bool, at: Where = ()) -> dict[Where, int]:
     """Line, from 1, of every key.
 
     Raises:
@@ -203,10 +219,10 @@ def _lines(node: Any, path: Path, error: Error, at: Where = ()) -> dict[Where, i
         if not isinstance(key, yaml.ScalarNode):
             raise error(f"{path}:{line}: a key must be a word.")
         here = (*at, key.value)
-        if here in found and key.tag != "tag:yaml.org,2002:merge":
+        if unique and here in found and key.tag != "tag:yaml.org,2002:merge":
             name = ".".join(map(str, here))
             raise error(f"{path}:{line}: {name}: stands twice, first in line {found[here]}.")
-        found |= _lines(value, path, error, here)
+        found |= _lines(value, path, error, unique, here)
         found[here] = line
     return found
 

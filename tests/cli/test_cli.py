@@ -72,7 +72,7 @@ def text(old: str, new: str) -> Edit:
 BAD_FILES = {
     "one byte short": (weights(lambda data: data[:-1]), "needs 1 more"),
     "one float long": (weights(lambda data: data + bytes(4)), "4 bytes after the last layer"),
-    "empty weights": (weights(lambda data: b""), "0 bytes"),
+    "empty weights": (weights(lambda data: b""), "are no Darknet weights but empty"),
     "of another cfg": (text("filters=64", "filters=48"), "after the last layer"),
     "bad number": (text("filters=16", "filters=abc"), "filters must be an integer, got 'abc'"),
     "unknown section": (text("[maxpool]", "[frobnicate]"), "[frobnicate] is not supported"),

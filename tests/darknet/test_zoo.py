@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import logging
 import os
@@ -122,6 +123,30 @@ def fails_in_one_line(url: str, target: Path, expected_bytes: int | None = len(B
 
 
 # --- downloads ---------------------------------------------------------------------------
+
+
+def test_a_published_digest_is_checked(site: Site, target: Path) -> None:
+    right = hashlib.sha256(BODY).hexdigest()
+    with pytest.raises(WeightsError, match="its sha256 is .*, published is 000000000000"):
+        fetch.download(site.url, target, fetch.Limits(sha256="0" * 64))
+    assert not list(target.parent.iterdir())
+    assert fetch.download(site.url, target, fetch.Limits(sha256=right)) == target
+
+
+@pytest.mark.parametrize("announces_length", [True, False])
+def test_a_file_may_be_too_large(site: Site, target: Path, announces_length: bool) -> None:
+    site.announces_length = announces_length
+    with pytest.raises(WeightsError, match=f"{len(BODY) - 1}"):
+        fetch.download(site.url, target, fetch.Limits(max_bytes=len(BODY) - 1))
+    assert not list(target.parent.iterdir())
+
+
+def test_a_download_has_a_deadline_and_keeps_what_came(site: Site, target: Path) -> None:
+    with pytest.raises(WeightsError, match="not done after 0 s; .* bytes are kept"):
+        fetch.download(site.url, target, fetch.Limits(deadline_s=0))
+    assert 0 < target.with_name(NAME + ".part").stat().st_size < len(BODY)
+    assert fetch.download(site.url, target) == target
+    assert target.read_bytes() == BODY
 
 
 @pytest.mark.parametrize("expected_bytes", [len(BODY), None])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from yoloprune.errors import DataError
@@ -24,12 +26,17 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.zeros((16, 16, 3), np.uint8))
+
+
 @pytest.fixture
-def pictures(write: Write) -> None:
+def pictures(write: Write, tmp_path: Path) -> None:
     """Two folders of two pictures; only the labels are ever looked into here."""
     for split in ("a", "b"):
         for number in (1, 2):
-            write(f"images/{split}/{number}.jpg", "")
+            picture(tmp_path / f"images/{split}/{number}.jpg")
             write(f"labels/{split}/{number}.txt", f"{number - 1} 0.5 0.5 0.1 0.{number}\n")
 
 
@@ -78,8 +85,8 @@ class TestYaml:
 
         assert names_of(load_dataset(path).images) == ["a/2.jpg", "b/1.jpg"]
 
-    def test_an_image_without_labels_counts(self, write: Write) -> None:
-        write("images/a/3.png", "")
+    def test_an_image_without_labels_counts(self, write: Write, tmp_path: Path) -> None:
+        picture(tmp_path / "images/a/3.png")
         path = write("d.yaml", "val: images/a\nnames: [cat, dog]\n")
 
         dataset = load_dataset(path)
@@ -98,7 +105,7 @@ class TestYaml:
             ("val: images/a\nnc: 3\nnames: [a, b]", "nc says 3 classes, names has 2"),
             ("val: images/a\nnames: [a]", r"labels/a/2\.txt:1: class id out of range, got 1"),
             ("val: 3\nnames: [a, b]", "val: expected a path or a list of paths, got 3"),
-            ("val: images/a\nnames: [a, b", r"d\.yaml:2: not valid YAML"),
+            ("val: images/a\nnames: [a, b", r"d\.yaml:2: is no YAML"),
             ("- a", "expected a YAML mapping"),
         ],
     )
@@ -118,8 +125,8 @@ class TestYaml:
         ):
             load_dataset(path)
 
-    def test_a_set_without_any_label_file_is_refused(self, write: Write) -> None:
-        write("plain/1.jpg", "")
+    def test_a_set_without_any_label_file_is_refused(self, write: Write, tmp_path: Path) -> None:
+        picture(tmp_path / "plain/1.jpg")
         path = write("d.yaml", "val: plain\nnames: [cat]\n")
 
         with pytest.raises(DataError, match="none of 1 images has a label file"):
@@ -128,8 +135,8 @@ class TestYaml:
 
 class TestDarknet:
     @pytest.fixture
-    def data(self, write: Write) -> Path:
-        write("data/obj/1.jpg", "")
+    def data(self, write: Write, tmp_path: Path) -> Path:
+        picture(tmp_path / "data/obj/1.jpg")
         write("data/obj/1.txt", "1 0.5 0.5 0.2 0.2\n")
         write("data/valid.txt", "data/obj/1.jpg\n")
         write("data/obj.names", "cat\ndog\n")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from yoloprune.errors import DataError, MeasureError
+from yoloprune.texts import read_bytes
 
 ImageArray = NDArray[np.uint8]
 Resize = Callable[[ImageArray, int, int], ImageArray]
@@ -65,22 +69,76 @@ def input_size(imgsz: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+PIXELS_VARIABLE = "YOLOPRUNE_MAX_PIXELS"
+"""Environment variable: pixels of the largest picture that is decoded."""
+MAX_PIXELS = 1 << 28
+MAX_FILE_MB = 1024
+_LEAST_SIDE = 10
+"""Pixels; Ultralytics leaves smaller pictures out of training."""
+
+
 def read_image(path: Path) -> ImageArray:
     """Read a picture as uint8 ``[H, W, 3]`` BGR, turned as its EXIF data says.
 
     Raises:
-        DataError: no such file, or OpenCV cannot decode it.
+        DataError: no such file, OpenCV cannot decode it, or it claims too many pixels.
     """
+    image = _decoded(path, cv2.IMREAD_COLOR)
+    return image.astype(np.uint8, copy=False)
+
+
+def picture_problem(path: Path) -> str | None:
+    """Why a picture cannot be used, in words with its name; None where it can.
+
+    It is really decoded, at an eighth of its size where the format allows.
+    """
+    try:
+        height, width = _decoded(path, cv2.IMREAD_REDUCED_GRAYSCALE_8).shape[:2]
+    except DataError as exc:
+        return str(exc).rstrip(".")
+    if min(height, width) * 8 < _LEAST_SIDE:
+        height, width = read_image(path).shape[:2]
+        if min(height, width) < _LEAST_SIDE:
+            return f"{path}: {width}x{height} pixels, expected at least {_LEAST_SIDE} a side"
+    return None
+
+
+def _decoded(path: Path, mode: int) -> NDArray[Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such image.")
+    data = np.frombuffer(read_bytes(path, DataError, most_mb=MAX_FILE_MB), dtype=np.uint8)
+    _check_pixels(path)
     try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read: {exc}.") from exc
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(data, mode) if data.size else None
+    except cv2.error as exc:
+        raise DataError(f"{path}: not an image that OpenCV can decode.") from exc
     if image is None:
         raise DataError(f"{path}: not an image that OpenCV can decode ({data.size} bytes).")
-    return image.astype(np.uint8, copy=False)
+    return image
+
+
+def _check_pixels(path: Path) -> None:
+    """Refuse a picture that claims more pixels than any camera has, before they are made."""
+    from PIL import Image
+
+    wanted = os.environ.get(PIXELS_VARIABLE, "")
+    if wanted and not wanted.isdecimal():
+        raise DataError(f"{PIXELS_VARIABLE}: expected a number of pixels, got {wanted!r}.")
+    most = int(wanted) if wanted else MAX_PIXELS
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as exc:
+        raise DataError(f"{path}: claims too many pixels ({exc}).") from exc
+    except Exception:  # a form that OpenCV may know, or damage that it will tell of
+        return
+    if width * height > most:
+        raise DataError(
+            f"{path}: claims {width}x{height} pixels, expected at most {most}. If it is right, set "
+            f"{PIXELS_VARIABLE} higher."
+        )
 
 
 def stretch(

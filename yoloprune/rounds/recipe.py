@@ -255,7 +255,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     Raises:
         RecipeError: as there.
     """
-    read = parse_yaml(text, path, RecipeError)
+    read = parse_yaml(text, path, RecipeError, unique=True)
     data, lines = read.value, read.lines
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: got {_shown(data)}, expected a recipe with model, data, slim.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yoloprune.errors import CheckpointError
 from yoloprune.files import write_bytes
+from yoloprune.models import unpickle
 
 TEACHER = "teacher_model."
 FILE = "state.pt"
@@ -101,11 +101,13 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as exc:
+        state = unpickle.load(path)
+    except Exception as exc:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{path}: is damaged. Remove it to go on from last.pt, less exactly."
         ) from exc
+    if not isinstance(state, dict) or "epoch" not in state:
+        raise CheckpointError(f"{path}: is no state of a run. Remove it.")
     return state
 
 

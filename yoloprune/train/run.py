@@ -16,6 +16,7 @@ from torch import nn
 
 from yoloprune.errors import DataError, TrainError
 from yoloprune.files import held
+from yoloprune.measure.handover import handed_over, only_what_was_handed
 from yoloprune.models.door import save
 from yoloprune.train.options import DistillOptions, TrainOptions
 
@@ -122,7 +123,7 @@ def _trained(model: nn.Module, out: Path, options: TrainOptions, progress: _Prog
     from matplotlib import rc_context
 
     trusted = options.distil is not None and options.distil.trust
-    with nullcontext() if trusted else _restricted():
+    with nullcontext() if trusted else _restricted(), only_what_was_handed():
         trainer = _prepared(model, out, options, progress)
         try:
             with rc_context({"text.parse_math": False}):  # a $ in a class name is a $ in plots
@@ -216,12 +217,12 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
     from yoloprune.models.checkpoint import task_of
 
-    out = out.resolve()
+    out, task = out.resolve(), task_of(model)
     return {
-        "task": task_of(model),
+        "task": task,
         "mode": "train",
         "model": "yoloprune.pt",  # a name only: the trainer is handed the model itself
-        "data": options.data,
+        "data": str(handed_over(options.data, out / "data", task=task)),
         "epochs": options.epochs,
         "imgsz": options.imgsz,
         "batch": options.batch,
