@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import yaml
@@ -247,18 +248,14 @@ def _strange_yaml(keys: list[str]) -> Cases:
 
 # -- data, labels --------------------------------------------------------------------------------
 
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff"
-    "3f0005fe02fedccc59e70000000049454e44ae426082"
-)
-
 
 def lay_out(folder: Path) -> None:
     """The pictures and labels that a data file may name."""
+    picture = cv2.imencode(".png", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
     for name in ("images/a.png", "images/b.png", "labels/a.txt", "labels/b.txt"):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(PIXEL if path.suffix == ".png" else b"0 0.5 0.5 0.5 0.5\n")
+        path.write_bytes(picture if path.suffix == ".png" else b"0 0.5 0.5 0.5 0.5\n")
     (folder / "list.txt").write_text("images/a.png\n./images/b.png\n")
     (folder / "two.names").write_text("disc\nring\n")
 

@@ -16,7 +16,7 @@ import torch
 from fuzz_guard import BYTES, Guard, peak
 from fuzz_targets import TARGETS, Target, lay_out
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Flaky, HypothesisException
+from hypothesis.errors import Flaky
 from run import NAMES, SPENT, Board
 
 from yoloprune.errors import YoloPruneError
@@ -24,6 +24,8 @@ from yoloprune.errors import YoloPruneError
 ROUND = 100
 """Inputs between two looks at the clock."""
 SHRINK_SECONDS = 10.0
+LONGEST = 1500
+"""Characters of a message."""
 
 
 class FellError(Exception):
@@ -36,12 +38,13 @@ class Worker:
     Args:
         base: see ``Guard``; ``found.jsonl`` there tells the parent what fell.
         crashes: where inputs that fell are kept.
+        known: what fell in earlier workers.
     """
 
-    def __init__(self, base: Path, crashes: Path) -> None:
+    def __init__(self, base: Path, crashes: Path, known: set[str]) -> None:
         self._base, self._crashes = base, crashes
         self._board = Board(base / "board")
-        self._known: set[str] = set()
+        self._known = known
         self._smallest: dict[str, tuple[bytes, str]] = {}
         self._hunted: str | None = None
         self._hunt_ends = 0.0
@@ -59,6 +62,8 @@ class Worker:
     def fuzz(self, name: str, seconds: float, first_seed: int) -> None:
         """Try a target for some time."""
         target = TARGETS[name]
+        cases = target.cases()
+        _warm_up(cases)
         self._board.put(1, NAMES.index(name))
         started, self._ready = time.monotonic(), time.time()
         tried = int(self._board.get(self._board.at(name, "inputs")))
@@ -66,7 +71,7 @@ class Worker:
             key = self._try(name, target, data)
             if key and key not in self._known:
                 self._keep(name, key)
-        cases, number = target.cases(), first_seed
+        number = first_seed
         while time.monotonic() < started + seconds:
             self._round(name, target, cases, number, started + seconds)
             number += 1
@@ -92,7 +97,7 @@ class Worker:
             raise FellError
 
         self._hunted = None
-        with suppress(FellError, Flaky, HypothesisException):
+        with suppress(FellError, Flaky):
             once()
         if self._hunted:
             self._keep(name, self._hunted)
@@ -114,8 +119,8 @@ class Worker:
             self._guard.run(lambda: target.read(path))
         except YoloPruneError as exc:
             refused = True
-            if "\n" in str(exc) or len(str(exc)) > 1500:
-                key, story = f"{name}: a message of lines or pages", str(exc)
+            if len(str(exc)) > LONGEST:
+                key, story = f"{name}: a message of pages", str(exc)
         except BaseException as exc:
             key, story = self._key(name, exc), "".join(traceback.format_exception(exc)[-40:])
         seconds = time.time() - started
@@ -131,7 +136,8 @@ class Worker:
             if kept is None or len(data) < len(kept[0]):
                 self._smallest[key] = (data, story)
         if peak() > BYTES:  # and so it would say for ever
-            self._keep(name, key or f"{name}: memory")
+            if key and key not in self._known:
+                self._keep(name, key)
             os._exit(SPENT)
         return key
 
@@ -157,7 +163,24 @@ class Worker:
         path.write_bytes(data)
         path.with_name(f"{path.name}.txt").write_text(f"{key}\n\n{story}", errors="replace")
         with (self._base / "found.jsonl").open("a") as file:
-            file.write(json.dumps(f"{key}; {path}") + "\n")
+            file.write(json.dumps([key, str(path)]) + "\n")
+
+
+def _warm_up(cases: Any) -> None:
+    """Let hypothesis read its tables, which takes seconds, before the clock runs."""
+
+    @settings(
+        max_examples=3,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases)
+    def once(data: bytes) -> None:
+        pass
+
+    once()
 
 
 def work(base: Path, job: dict[str, Any]) -> None:
@@ -166,7 +189,7 @@ def work(base: Path, job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     for name in job["left"]:
         TARGETS[name].seeds()  # whatever that imports and writes is no deed of a case
-    worker = Worker(base, Path(job["crashes"]))
+    worker = Worker(base, Path(job["crashes"]), set(job["known"]))
     for name, seconds in job["left"].items():
         if "replay" in job:
             worker.replay(name, Path(job["replay"]))

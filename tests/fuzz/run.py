@@ -24,8 +24,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
 NAMES = ("cfg", "weights", "plan", "recipe", "data", "darknet", "labels", "checkpoint", "model")
-# The worker ends a case after 10 s by itself, unless it is in C code meanwhile.
-PATIENCE = 15.0
+# The worker ends a case by itself before that, unless it is in C code meanwhile.
+PATIENCE = 40.0
 SPENT = 3
 """How a worker ends that needed too much memory, and could not tell any more."""
 
@@ -97,6 +97,7 @@ def fuzz(targets: tuple[str, ...], job: dict[str, Any], crashes: Path) -> list[s
         What fell, a line each.
     """
     fell: list[str] = []
+    known: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         base = Path(folder)
         board = Board(base / "board")
@@ -106,10 +107,10 @@ def fuzz(targets: tuple[str, ...], job: dict[str, Any], crashes: Path) -> list[s
             left = {t: seconds for t, seconds in left.items() if seconds > 0}
             if not left:
                 break
-            this = {**job, "left": left, "crashes": str(crashes)}
+            this = {**job, "left": left, "crashes": str(crashes), "known": known}
             (base / "job.json").write_text(json.dumps(this))
             how = _watch(_started(base), board)
-            fell += _found(base)
+            known |= _found(base)
             now = NAMES[int(board.get(1))] if board.get(1) < len(NAMES) else waiting[0]
             if how is None:
                 waiting = []
@@ -131,6 +132,7 @@ def fuzz(targets: tuple[str, ...], job: dict[str, Any], crashes: Path) -> list[s
                 if "replay" in job:
                     break
         _print_table(targets, board)
+    fell += [f"{key}; {path}" for key, path in known.items()]
     for line in fell:
         print(f"FELL {line}", flush=True)
     return fell
@@ -145,7 +147,7 @@ def _started(base: Path) -> subprocess.Popen[bytes]:
         "HOME": base / "home", "TMPDIR": base / "tmp", "XDG_CACHE_HOME": base / "home/cache",
         "YOLO_CONFIG_DIR": base / "settings", "MPLCONFIGDIR": base / "settings",
         "OMP_NUM_THREADS": 1, "YOLO_OFFLINE": "True", "PYTHONWARNINGS": "ignore",
-        "PYTHONDONTWRITEBYTECODE": 1,
+        "PYTHONDONTWRITEBYTECODE": 1, "HYPOTHESIS_STORAGE_DIRECTORY": REPO / ".hypothesis",
     }  # fmt: skip
     environment = os.environ | {name: str(value) for name, value in bare.items()}
     with (base / "errors").open("wb") as errors:
@@ -173,12 +175,12 @@ def _watch(worker: subprocess.Popen[bytes], board: Board) -> str | None:
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
-def _found(base: Path) -> list[str]:
-    """What the worker noted down."""
+def _found(base: Path) -> dict[str, str]:
+    """What the worker noted down: what fell → the input."""
     path = base / "found.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
-    return [str(json.loads(line)) for line in lines]
+    return dict(json.loads(line) for line in lines)
 
 
 def _kept(base: Path, target: str, crashes: Path) -> Path | None:

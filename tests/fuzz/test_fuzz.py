@@ -62,7 +62,7 @@ DEEDS = {
     "held much memory": "bytearray(b'x') * (5 << 29)",
     "dies": "os.kill(os.getpid(), signal.SIGSEGV)",
     "recurs": "(lambda f: f(f))(lambda f: f(f))",
-    "says pages": "(_ for _ in ()).throw(YoloPruneError('a\\nb'))",
+    "says pages": "(_ for _ in ()).throw(YoloPruneError('a' * 2000))",
     "falls": "{}['a']",
 }
 """What a reader might do to a file that holds ``deed``, as an expression."""
