@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yoloprune.darknet.activations import ACTIVATIONS
+from yoloprune.darknet.building import BUILDERS, Built, Context, Shape
 from yoloprune.darknet.cfg import Section, parse_cfg
-from yoloprune.darknet.layers import BUILDERS, Built, Context, Shape, build_layer
+from yoloprune.darknet.layers import build_layer
 from yoloprune.errors import CfgError
 
 Array = NDArray[np.float64]

@@ -14,9 +14,10 @@ import torch
 
 from yoloprune.models.door import load
 from yoloprune.prune.plan import Budget
+from yoloprune.train.keeping import student_of
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train
-from yoloprune.train.trainer import KeepingDetectionTrainer, student_of
+from yoloprune.train.trainer import KeepingDetectionTrainer
 
 STILL = dict.fromkeys(
     ("mosaic", "fliplr", "hsv_h", "hsv_s", "hsv_v", "scale", "translate", "erasing"), 0.0

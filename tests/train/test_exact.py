@@ -18,10 +18,11 @@ from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import CheckpointError, TrainError
 from yoloprune.prune.plan import Budget
 from yoloprune.train import exact
+from yoloprune.train.keeping import student_of
 from yoloprune.train.log import read_log
 from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
 from yoloprune.train.run import train
-from yoloprune.train.trainer import KeepingDetectionTrainer, student_of
+from yoloprune.train.trainer import KeepingDetectionTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
 

@@ -25,9 +25,10 @@ from yoloprune.models.door import save
 from yoloprune.models.marker import is_marked
 from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
+from yoloprune.train.keeping import StructureKeeping
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
-from yoloprune.train.trainer import StructureKeeping, trainer_for
+from yoloprune.train.trainer import trainer_for
 
 # said once a process by torch about the way in which Ultralytics logs its loss
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")

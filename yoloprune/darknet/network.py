@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from torchvision.ops import DropBlock2d
 from ultralytics.nn.tasks import DetectionModel
 
+from yoloprune.darknet.building import MAX_CHANNELS, MAX_SIDE, MAX_WEIGHTS, Context, Shape
 from yoloprune.darknet.cfg import Cfg, Section
 from yoloprune.darknet.heads import DetectionHead
-from yoloprune.darknet.layers import (
-    MAX_CHANNELS,
-    MAX_SIDE,
-    MAX_WEIGHTS,
-    Context,
-    DarknetConv,
-    Shape,
-    build_layer,
-)
+from yoloprune.darknet.layers import build_layer
+from yoloprune.darknet.modules import DarknetConv
 from yoloprune.darknet.weights import Field, Header, read_weights, write_weights
 from yoloprune.errors import CfgError, WeightsError
 
@@ -287,11 +281,11 @@ def with_classes(cfg: Cfg, classes: int) -> Cfg:
 
 def register_safe_classes() -> None:
     """Let torch's restricted unpickler construct the classes of this package, which are plain."""
-    from yoloprune.darknet import activations, cfg, heads, layers, loss, weights
+    from yoloprune.darknet import activations, cfg, heads, loss, modules, weights
 
     own = [
         value
-        for module in (activations, cfg, heads, layers, loss, weights)
+        for module in (activations, cfg, heads, loss, modules, weights)
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__ == module.__name__
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from yoloprune.darknet.cfg import Cfg, Section, parse_cfg
-from yoloprune.darknet.layers import DarknetConv
+from yoloprune.darknet.modules import DarknetConv
 from yoloprune.darknet.network import DarknetModel, check_unfused, current_cfg
 
 REFERENCES = {"route": "layers", "shortcut": "from", "sam": "from", "scale_channels": "from"}

@@ -23,8 +23,8 @@ from yoloprune.darknet.heads import DetectionHead, RegionHead
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
 from yoloprune.models.door import load
+from yoloprune.train.keeping import student_of
 from yoloprune.train.options import DistillOptions
-from yoloprune.train.trainer import student_of
 
 LOSS = "dis_loss"
 ATTENTION = 500.0

@@ -13,10 +13,10 @@ from ultralytics.utils import RANK
 
 from yoloprune.channels.trace import trace
 from yoloprune.train.distil import distil
+from yoloprune.train.keeping import student_of
 from yoloprune.train.log import SparsityLog
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.sparsity import sparsity_of
-from yoloprune.train.trainer import student_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class SparsityLog:
     """
 
     def __init__(self, trainer: Any) -> None:
-        from yoloprune.train.trainer import student_of
+        from yoloprune.train.keeping import student_of
 
         self._student_of = student_of
         self.path = Path(trainer.save_dir) / LOG

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from torch import distributed as dist
 from torch import nn
 from ultralytics.data import YOLODataset, build_yolo_dataset
 from ultralytics.data.augment import Compose, LetterBox
@@ -31,21 +26,13 @@ from ultralytics.nn.tasks import (
     YOLOEModel,
     YOLOESegModel,
 )
-from ultralytics.utils import LOCAL_RANK, RANK
 from ultralytics.utils.torch_utils import (
-    strip_optimizer,
-    torch_distributed_zero_first,
     unwrap_model,
 )
 
 from yoloprune.errors import TrainError
-from yoloprune.files import held
 from yoloprune.models.checkpoint import task_of
-from yoloprune.models.door import save
-from yoloprune.models.marker import is_marked, mark
-from yoloprune.train import exact
-from yoloprune.train.classes import fit_classes
-from yoloprune.train.sparsity import Sparsity
+from yoloprune.train.keeping import StructureKeeping
 
 
 def trainer_for(model: nn.Module | str | Path, *, trust: bool = False) -> type[BaseTrainer]:
@@ -82,301 +69,7 @@ def trainer_for(model: nn.Module | str | Path, *, trust: bool = False) -> type[B
     return _BY_TASK[task]
 
 
-class StructureKeeping:
-    """Trainer mix-in: trains a copy of the model it is given, whatever its channel counts.
-
-    Stock Ultralytics rebuilds the network from ``model.yaml`` and copies the tensors that still
-    fit, so that a slim model grows back. This one never rebuilds.
-
-    A killed run goes on exactly, see :mod:`yoloprune.train.exact`, and runs that torchrun
-    starts span machines.
-
-    Attributes:
-        sparsity: applied after each optimizer step, before the EMA takes the weights in.
-        taught: whether a teacher's loss, which validation does not have, is in the training loss.
-        wish: what was asked for beyond Ultralytics' settings, which a resume must not change.
-        snapshots: epochs, from 1, after which the averaged model is kept.
-        resumed_sparsity: what the sparsity of a resumed run starts from.
-        last_step: number of the batch that the last optimizer step followed, from 0.
-    """
-
-    sparsity: Sparsity | None = None
-    snapshots: tuple[int, ...] = ()
-    taught = False
-    wish: str | None = None
-    resumed_sparsity: dict[str, Any] | None = None
-    last_step = -1
-    _batches = 0
-    _accumulate = 1
-    _ahead = 0
-    _state: dict[str, Any] | None = None
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        if RANK == -1:
-            return
-        # stock counts the devices of one machine, none of CPUs, and wants each one named
-        self.world_size = int(os.environ["WORLD_SIZE"])
-        trainer: Any = self
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if trainer.device.type == "cuda" and len(trainer.args.device.split(",")) < here:
-            trainer.args.device = ",".join(map(str, range(here)))
-
-    def check_resume(self, overrides: Any) -> None:
-        """As stock, but a run's folder is where its checkpoint lies, if it was moved, too."""
-        super().check_resume(overrides)  # type: ignore[misc]
-        trainer: Any = self
-        if trainer.resume:
-            trainer.args.save_dir = str(Path(trainer.args.model).resolve().parent.parent)
-
-    def get_model(
-        self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True
-    ) -> nn.Module:
-        """A copy of ``weights``, adapted to the data set's classes where these differ.
-
-        Raises:
-            TrainError: there is no model to copy, only a description that it does not follow,
-                or the data asks for outputs that the model does not have.
-        """
-        args: Any = self.args  # type: ignore[attr-defined]
-        if not isinstance(weights, nn.Module):
-            if is_marked(cfg):
-                raise TrainError(
-                    "pretrained=False: would build the model anew from its YAML, at full size. "
-                    "Leave it out to train the slim model."
-                )
-            return super().get_model(cfg, weights, verbose)  # type: ignore[misc,no-any-return]
-        if isinstance(args.pretrained, (str, Path)) and not self.resume:  # type: ignore[attr-defined]
-            raise TrainError(
-                f"pretrained={args.pretrained}: cannot be copied into a model whose structure is "
-                "kept. Train that file itself."
-            )
-        return self._kept(weights)
-
-    def _kept(self, weights: nn.Module) -> nn.Module:
-        data: dict[str, Any] = self.data  # type: ignore[attr-defined]
-        model: Any = fit_classes(weights, data["names"])
-        shape = getattr(model.model[-1], "kpt_shape", None)
-        if shape is not None and tuple(shape) != tuple(data.get("kpt_shape", shape)):
-            raise TrainError(
-                f"the model has keypoints of shape {list(shape)}, the data "
-                f"{list(data['kpt_shape'])}, and only classes may differ."
-            )
-        model.criterion = None  # of earlier classes and settings
-        if hasattr(model, "class_weights"):
-            del model.class_weights
-        mark(model)
-        return cast(nn.Module, model)
-
-    def run_callbacks(self, event: str) -> None:
-        """As stock, after what an epoch and a batch need to be repeatable."""
-        if event == "on_train_epoch_start":
-            self._begin_epoch()
-        elif event == "on_train_batch_start":
-            self._batches += 1
-        elif event == "on_train_epoch_end":
-            self._settle()
-        super().run_callbacks(event)  # type: ignore[misc]
-
-    def _begin_epoch(self) -> None:
-        trainer: Any = self
-        self._batches = len(trainer.train_loader) * trainer.epoch
-        if trainer.args.deterministic:
-            exact.seed_epoch(trainer)
-        if self._state is not None:  # the first epoch after a resume
-            exact.restore_gradients(trainer, self._state)
-            self.last_step = self._state["last_step"]
-            self._ahead = self.last_step + 1
-            self._state = None
-
-    def _settle(self) -> None:
-        """Let an epoch that ends on gathered gradients stand where its end asks sparsity to."""
-        sparsity = self.sparsity
-        if sparsity is None or not sparsity.done(self.progress):
-            return
-        if not sparsity.done(self._share(self.last_step + 1)):
-            trainer: Any = self
-            model = student_of(trainer.model)
-            sparsity.step(model, trainer.optimizer, self.progress)
-            if trainer.ema:
-                sparsity.follow(model, student_of(trainer.ema.ema))
-
-    @property
-    def progress(self) -> float:
-        """Share of all epochs that the present batch completes, in (0, 1]."""
-        return self._share(self._batches)
-
-    def _share(self, batches: int) -> float:
-        trainer: Any = self
-        return min(1.0, batches / max(len(trainer.train_loader) * int(trainer.epochs), 1))
-
-    @property
-    def gathering(self) -> bool:
-        """Whether gradients wait for a step to come."""
-        return self.last_step != self._batches - 1
-
-    @property
-    def accumulate(self) -> int:
-        """Batches a step. Stock counts from 0 after a resume; ``_ahead`` makes up for it."""
-        return self._accumulate + self._ahead
-
-    @accumulate.setter
-    def accumulate(self, batches: int) -> None:
-        self._accumulate = batches
-
-    def optimizer_step(self) -> None:
-        """Step, then make sparse, then let the EMA follow."""
-        self.last_step, self._ahead = self._batches - 1, 0
-        if self.sparsity is None:
-            super().optimizer_step()  # type: ignore[misc]
-            return
-        ema, self.ema = self.ema, None  # type: ignore[has-type]
-        super().optimizer_step()  # type: ignore[misc]
-        self.ema = ema
-        model = student_of(self.model)  # type: ignore[attr-defined]
-        self.sparsity.step(model, self.optimizer, self.progress)  # type: ignore[attr-defined]
-        if ema:
-            ema.update(self.model)  # type: ignore[attr-defined]
-            self.sparsity.follow(model, student_of(ema.ema))
-
-    def validate(self) -> Any:
-        """As stock, but before the sparsity stands there is no best epoch, and no stopping."""
-        trainer: Any = self
-        if self.sparsity is not None and not self.sparsity.done(trainer.epoch / trainer.epochs):
-            trainer.best_fitness = None  # of an epoch that does not count any more
-        metrics, fitness = super().validate()  # type: ignore[misc]
-        if self.sparsity is not None and not self.sparsity.done(self.progress):
-            trainer.stopper.best_fitness, trainer.stopper.best_epoch = 0.0, trainer.epoch + 1
-        return metrics, fitness
-
-    def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
-        """As stock, but validation has no column for a teacher's loss, which it never fills."""
-        items: Any = super().label_loss_items(loss_items, prefix)  # type: ignore[misc]
-        if not self.taught or prefix != "val":
-            return items
-        if isinstance(items, dict):
-            return {name: value for name, value in items.items() if name != "val/dis_loss"}
-        return [name for name in items if name != "val/dis_loss"]
-
-    def save_model(self) -> bool:
-        """As stock, but a kill while it writes leaves the checkpoints of the epoch before."""
-        trainer: Any = self
-        with self._aside("new") as written:
-            done: bool = super().save_model()  # type: ignore[misc]
-        for new, target in written:
-            if new.exists():
-                new.replace(target)
-        if trainer.epoch + 1 in self.snapshots:
-            save(student_of(trainer.ema.ema), trainer.wdir / f"epoch{trainer.epoch + 1}")
-        exact.write_state(trainer)
-        return done
-
-    def resume_training(self, ckpt: Any) -> None:
-        """As stock, then exactly where the run was, if it left its state.
-
-        The state is the authority: a kill may have left a checkpoint of the epoch after it.
-        """
-        trainer: Any = self
-        self._state = exact.read_state(trainer.wdir) if ckpt and trainer.resume else None
-        if self._state is None:
-            super().resume_training(ckpt)  # type: ignore[misc]
-            return
-        super().resume_training({**ckpt, "epoch": self._state["epoch"]})  # type: ignore[misc]
-        exact.apply_state(trainer, self._state)
-        self.resumed_sparsity = self._state["sparsity"]
-
-    def final_eval(self) -> None:
-        """As stock, but a kill while checkpoints are stripped leaves them whole."""
-        with self._aside("final") as written:
-            with torch_distributed_zero_first(LOCAL_RANK):
-                for new, target in written:
-                    if RANK in {-1, 0} and target.exists():
-                        shutil.copyfile(target, new)
-            if self._on_cpus:  # stock validation takes every worker for one with a GPU
-                for new, _ in written:
-                    if RANK == 0 and new.exists():
-                        strip_optimizer(new)
-            else:
-                super().final_eval()  # type: ignore[misc]
-        if RANK in {-1, 0}:
-            for new, target in reversed(written):  # that last.pt is stripped says that all is
-                if new.exists():
-                    new.replace(target)
-
-    @contextmanager
-    def _aside(self, prefix: str) -> Iterator[list[tuple[Path, Path]]]:
-        """Let stock code write its checkpoints elsewhere; gives pairs of there and here."""
-        trainer: Any = self
-        targets = trainer.last, trainer.best
-        trainer.last, trainer.best = (path.with_name(f".{prefix}-{path.name}") for path in targets)
-        written = [(trainer.last, targets[0]), (trainer.best, targets[1])]
-        if RANK in {-1, 0}:
-            for new, _ in written:
-                new.unlink(missing_ok=True)  # a killed run's
-        try:
-            yield written
-        finally:
-            trainer.last, trainer.best = targets
-
-    def train(self) -> None:
-        """As stock, but a start on several devices leaves what lies in the folder alone.
-
-        Its workers hold the folder, for they outlive a starter that is killed.
-        """
-        trainer: Any = self
-        if RANK != -1:
-            with held(trainer.save_dir, alone=False):
-                super().train()  # type: ignore[misc]
-            return
-        if not (trainer.ddp and not trainer.resume):
-            super().train()  # type: ignore[misc]
-            return
-        folder = trainer.save_dir
-        trainer.save_dir = folder / ".ddp"  # which stock removes before it starts its workers
-        trainer.save_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            super().train()  # type: ignore[misc]
-        finally:
-            trainer.save_dir = folder
-
-    @property
-    def _on_cpus(self) -> bool:
-        """Whether several processes train on CPUs, which stock Ultralytics does not offer."""
-        return self.device.type == "cpu" and self.world_size > 1  # type: ignore[attr-defined]
-
-    def _setup_ddp(self) -> None:
-        if self._on_cpus:
-            dist.init_process_group("gloo", rank=RANK, world_size=self.world_size)
-        else:
-            super()._setup_ddp()  # type: ignore[misc]
-
-    def _setup_train(self) -> None:
-        with _without_device_index() if self._on_cpus else nullcontext():
-            super()._setup_train()  # type: ignore[misc]
-
-
-def student_of(model: Any) -> nn.Module:
-    """The network that is trained, without what is wrapped around it."""
-    inner = unwrap_model(model)
-    return cast(nn.Module, getattr(inner, "student_model", inner))
-
-
-@contextmanager
-def _without_device_index() -> Iterator[None]:
-    """Let Ultralytics build its distributed model on CPUs, for which it still names an index."""
-    stock = nn.parallel.DistributedDataParallel
-
-    def build(module: nn.Module, device_ids: Any = None, **options: Any) -> nn.Module:
-        return stock(module, **options)
-
-    nn.parallel.DistributedDataParallel = build  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        nn.parallel.DistributedDataParallel = stock  # type: ignore[misc]
-
-
-class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):  # type: ignore[misc]
+class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):
     """Ultralytics' detection trainer with the structure kept, for both families."""
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
@@ -405,7 +98,7 @@ class KeepingDetectionTrainer(StructureKeeping, DetectionTrainer):  # type: igno
         model.criterion = None
 
 
-class KeepingSegmentationTrainer(StructureKeeping, SegmentationTrainer):  # type: ignore[misc]
+class KeepingSegmentationTrainer(StructureKeeping, SegmentationTrainer):
     """Ultralytics' trainer of instance segmentation, with the structure kept."""
 
 
@@ -417,7 +110,7 @@ class KeepingOBBTrainer(StructureKeeping, OBBTrainer):  # type: ignore[misc]
     """Ultralytics' trainer of rotated boxes, with the structure kept."""
 
 
-class KeepingSemanticTrainer(StructureKeeping, SemanticSegmentationTrainer):  # type: ignore[misc]
+class KeepingSemanticTrainer(StructureKeeping, SemanticSegmentationTrainer):
     """Ultralytics' trainer of semantic segmentation, with the structure kept."""
 
 
@@ -425,11 +118,11 @@ class KeepingDepthTrainer(StructureKeeping, DepthTrainer):  # type: ignore[misc]
     """Ultralytics' trainer of depth, with the structure kept."""
 
 
-class KeepingRTDETRTrainer(StructureKeeping, RTDETRTrainer):  # type: ignore[misc]
+class KeepingRTDETRTrainer(StructureKeeping, RTDETRTrainer):
     """Ultralytics' trainer of RT-DETR, with the structure kept."""
 
 
-class KeepingClassificationTrainer(StructureKeeping, ClassificationTrainer):  # type: ignore[misc]
+class KeepingClassificationTrainer(StructureKeeping, ClassificationTrainer):
     """Ultralytics' trainer of picture classes, with the structure kept."""
 
     def _kept(self, weights: nn.Module) -> nn.Module:
@@ -451,11 +144,11 @@ class KeepingWorldTrainer(StructureKeeping, WorldTrainer):  # type: ignore[misc]
         return model
 
 
-class KeepingYOLOETrainer(StructureKeeping, YOLOETrainer):  # type: ignore[misc]
+class KeepingYOLOETrainer(StructureKeeping, YOLOETrainer):
     """Ultralytics' trainer of YOLOE boxes, with the structure kept."""
 
 
-class KeepingYOLOESegTrainer(StructureKeeping, YOLOESegTrainer):  # type: ignore[misc]
+class KeepingYOLOESegTrainer(StructureKeeping, YOLOESegTrainer):
     """Ultralytics' trainer of YOLOE masks, with the structure kept."""
 
 
