@@ -359,13 +359,13 @@ def _checkpoint_seeds() -> list[bytes]:
     return checkpoints.seeds() + [path.read_bytes() for path in broken if path.is_file()]
 
 
-_COSTLY = (CASES / "costly/routes.cfg", CASES / "costly/wide.cfg", CASES / "users/bom.cfg")
+_CFGS = ("costly/routes.cfg", "costly/wide.cfg", "users/bom.cfg")
 _SHIPPED = tuple(sorted((REPO / "cfg").glob("*.cfg")))
 
 TARGETS: dict[str, Target] = {
     "cfg": Target(
         suffix=".cfg",
-        seeds=lambda: _seeds("cfg", *_SHIPPED, *_COSTLY),
+        seeds=lambda: _seeds("cfg", *_SHIPPED, *(CASES / name for name in _CFGS)),
         made=_made_cfg,
         read=_read_cfg,
     ),

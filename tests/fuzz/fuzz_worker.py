@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fuzz_targets
 import torch
 from fuzz_guard import BYTES, Guard, peak
 from fuzz_targets import TARGETS, Target, lay_out
@@ -187,6 +188,8 @@ def work(base: Path, job: dict[str, Any]) -> None:
     """Carry out what the parent wrote down."""
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
+    if job["own"]:
+        fuzz_targets.CASES = Path("none")
     for name in job["left"]:
         TARGETS[name].seeds()  # whatever that imports and writes is no deed of a case
     worker = Worker(base, Path(job["crashes"]), set(job["known"]))

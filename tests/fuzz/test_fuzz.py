@@ -39,7 +39,7 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_nothing_falls_in_seconds(tmp_path: Path) -> None:
-    check(fuzz("--seconds", 4, "--seed", 1, "--crashes", tmp_path))
+    check(fuzz("--seconds", 4, "--seed", 1, "--own", "--crashes", tmp_path))
 
 
 @pytest.mark.slow
