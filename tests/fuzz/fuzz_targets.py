@@ -33,6 +33,8 @@ from yoloprune.rounds.recipe import read_recipe
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 CASES = REPO.parent / "shared" / "cases"
+SMALL = False
+"""Whether to begin with few and small seeds only."""
 CHEAP = 2_000_000
 """Parameters of a network that is run, too."""
 
@@ -360,12 +362,17 @@ def _checkpoint_seeds() -> list[bytes]:
 
 
 _CFGS = ("costly/routes.cfg", "costly/wide.cfg", "users/bom.cfg")
-_SHIPPED = tuple(sorted((REPO / "cfg").glob("*.cfg")))
+
+
+def _shipped() -> list[Path]:
+    """The repository's; all but the smallest take seconds to build."""
+    return sorted((REPO / "cfg").glob("*demo*.cfg" if SMALL else "*.cfg"))
+
 
 TARGETS: dict[str, Target] = {
     "cfg": Target(
         suffix=".cfg",
-        seeds=lambda: _seeds("cfg", *_SHIPPED, *(CASES / name for name in _CFGS)),
+        seeds=lambda: _seeds("cfg", *_shipped(), *(CASES / name for name in _CFGS)),
         made=_made_cfg,
         read=_read_cfg,
     ),

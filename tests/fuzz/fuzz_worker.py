@@ -80,10 +80,13 @@ class Worker:
     def _round(self, name: str, target: Target, cases: Any, number: int, end: float) -> None:
         """Some inputs; the first that falls in a new way is made smaller and kept."""
 
+        few = end - time.monotonic() < 1
+
         @seed(number)
         @settings(
-            max_examples=ROUND, deadline=None, database=None, report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
+            max_examples=10 if few else ROUND, deadline=None, database=None,
+            report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
         )  # fmt: skip
         @given(cases)
         def once(data: bytes) -> None:
@@ -171,7 +174,7 @@ def _warm_up(cases: Any) -> None:
     """Let hypothesis read its tables, which takes seconds, before the clock runs."""
 
     @settings(
-        max_examples=3,
+        max_examples=1,
         database=None,
         deadline=None,
         phases=[Phase.generate],
@@ -189,7 +192,7 @@ def work(base: Path, job: dict[str, Any]) -> None:
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     if job["own"]:
-        fuzz_targets.CASES = Path("none")
+        fuzz_targets.SMALL, fuzz_targets.CASES = True, Path("none")
     for name in job["left"]:
         TARGETS[name].seeds()  # whatever that imports and writes is no deed of a case
     worker = Worker(base, Path(job["crashes"]), set(job["known"]))

@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=NAMES, help="only this; repeatable")
     parser.add_argument("--seed", type=int, default=None, help="of everything random")
     parser.add_argument("--crashes", type=Path, default=Path("fuzz-crashes"), help="folder")
-    parser.add_argument("--own", action="store_true", help="the repository's seeds only")
+    parser.add_argument("--own", action="store_true", help="small seeds of the repository only")
     parser.add_argument("--replay", type=Path, help="an input that fell; NAME-… says its target")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     flags = parser.parse_args()
