@@ -1,15 +1,17 @@
 # make setup     virtual environment with everything (again only when pyproject.toml changed)
 # make demo      the whole loop on generated pictures, offline, in minutes
 # make test      fast tests        make test-all  all tests, with coverage
+# make fuzz      files at random for every reader, FUZZ_SECONDS=600 in all
 # make check     lint, format and types, as CI and pre-commit run them
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check lint format types
+.PHONY: help setup demo test test-all fuzz check lint format types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -29,6 +31,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest --cov
+
+fuzz: setup
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 check: lint format types
 

@@ -101,6 +101,7 @@ def test_aliases_that_stand_for_millions_are_refused(kind: str) -> None:
         ("[" * 4000, "t.yaml: is nested too deeply"),
         ("a: 1\n\tb: 2", "t.yaml:2: is no YAML"),
         ("a: \x07", "t.yaml: is no YAML"),
+        (r'a: "\U00110000"', "t.yaml: is no YAML"),
     ],
 )
 def test_faults_have_their_line(text: str, message: str) -> None:

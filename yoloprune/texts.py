@@ -143,6 +143,8 @@ def parse_yaml(text: str, path: Path, error: Error, *, unique: bool = False) -> 
         raise error(f"{where}: is no YAML ({reason[:160]}).") from exc
     except RecursionError as exc:
         raise error(f"{path}: is nested too deeply to be a file of plain values.") from exc
+    except ValueError as exc:  # "\\U00110000", which is no character
+        raise error(f"{path}: is no YAML ({exc}).") from exc
     return YamlText(value, lines)
 
 
