@@ -46,6 +46,10 @@ class Section:
     lines: tuple[str, ...]
     options: Mapping[str, tuple[str, int]] = field(repr=False)
 
+    def __deepcopy__(self, memo: object) -> Section:
+        """Itself: nothing of it ever changes, and a model of thousands of layers is copied often."""
+        return self
+
     def __contains__(self, key: str) -> bool:
         return key in self.options
 
@@ -163,6 +167,10 @@ class Cfg:
     head: tuple[str, ...]
     net: Section
     layers: tuple[Section, ...]
+
+    def __deepcopy__(self, memo: object) -> Cfg:
+        """Itself: nothing of it ever changes, and a model of thousands of layers is copied often."""
+        return self
 
     @property
     def text(self) -> str:
