@@ -77,20 +77,24 @@ def main() -> None:
     dense, source = load("yoloprune-demo.cfg")
     budgets = [Budget(percent=share) for share in (args.percent, args.further)]
 
+    pages: list[Path] = []
+
     def cut(model: nn.Module, origin: Source, number: int) -> SlimResult:
         tell()
         options = SlimOptions(
             budget=budgets[number], out=args.out / f"slim{number + 1}", data=str(data)
         )
         result = slim(model, origin, options)
-        write_slim_report(options.out, result.summary, result.plan, result.graph, result.scores)
+        report = options.out / f"{origin.model.stem}-slim-report.html"
+        write_slim_report(report, result.summary, result.plan, result.graph, result.scores)
+        pages.append(report)
         return result
 
     def trained(model: nn.Module, name: str, sparsity: SparsityOptions | None) -> TrainResult:
         tell()
         options = TrainOptions(
             data=str(data), epochs=args.epochs, imgsz=SIZE, device="cpu", sparsity=sparsity,
-            extra=FINE_TUNE,
+            overwrite=True, extra=FINE_TUNE,
         )  # fmt: skip
         return train(model, args.out / name, options)
 
@@ -109,7 +113,6 @@ def main() -> None:
     console.print(_table(models, dataset))
     picture = args.out / "detections.png"
     write_bytes(picture, _picture(dense, tuned.last, dataset))
-    pages = [args.out / f"slim{n}" / "report.html" for n in (1, 2)]
     for path in (picture, write_sparsity_picture(sparse.folder), *pages, *tuned.files[2:]):
         console.print(f"wrote {path}", soft_wrap=True)
     console.print(f"{time.perf_counter() - start:.0f} s")

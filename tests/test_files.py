@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -12,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from yoloprune.errors import YoloPruneError
-from yoloprune.files import check_writable, held, replacing, sha256, write_bytes
+from yoloprune.files import (
+    check_space,
+    check_writable,
+    held,
+    replacing,
+    replacing_together,
+    settle,
+    sha256,
+    sweep,
+    write_bytes,
+)
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -167,3 +179,81 @@ def test_a_folder_that_was_held_for_nothing_is_gone_again(tmp_path: Path) -> Non
         held(tmp_path / "file", alone=True),
     ):
         raise AssertionError("it was let in")
+
+
+def _pair(folder: Path, content: bytes) -> None:
+    with replacing_together(folder / "n.cfg", folder / "n.weights") as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(content)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_two_files_change_together_whenever_it_is_killed(tmp_path: Path) -> None:
+    """Killed before each of its renames and removals, then read as a loader would."""
+    ends = set()
+    for moment in range(1, 9):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        _pair(folder, b"old")
+        if (child := os.fork()) == 0:
+            count = 0
+
+            def tick(event: str, _: object, moment: int = moment) -> None:
+                nonlocal count
+                if event in ("os.rename", "os.remove"):
+                    count += 1
+                    if count == moment:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(tick)
+            _pair(folder, b"new")
+            os._exit(0)
+        os.waitpid(child, 0)
+        settle(folder)
+        pair = {(folder / name).read_bytes() for name in ("n.cfg", "n.weights")}
+        assert len(pair) == 1, moment
+        ends |= pair
+        with held(folder, alone=True):
+            pass
+        assert sorted(p.name for p in folder.iterdir()) == ["n.cfg", "n.weights"]
+    assert ends == {b"old", b"new"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"../n.cfg": ".n.cfg.abcdefgh.yptmp"}, "names files that are not yoloprune's"),
+        ({"n.cfg": "precious.txt"}, "names files that are not yoloprune's"),
+        (["n.cfg"], "is damaged"),
+    ],
+)
+def test_a_journal_of_somebody_else_moves_nothing(
+    files: object, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    (tmp_path / ".n.yoloprune-journal").write_text(json.dumps({"files": files}))
+    with pytest.raises(YoloPruneError, match=message):
+        settle(tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_only_temporary_files_of_the_dead_are_swept(tmp_path: Path) -> None:
+    ours = tmp_path / ".a.pt.k3_x9abc.yptmp"
+    theirs = [tmp_path / name for name in (".a.pt.tmp", ".hidden", "a.yptmp", ".x.yptmp")]
+    for path in (ours, *theirs):
+        path.write_bytes(b"x")
+    (tmp_path / ".yoloprune-export-abc" / "deep").mkdir(parents=True)
+    with replacing(tmp_path / "b") as living:
+        sweep(tmp_path)
+        assert living.exists()
+        living.write_bytes(b"done")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["b", *(path.name for path in theirs)]
+    )
+
+
+def test_too_little_disk_space_is_one_line(tmp_path: Path) -> None:
+    check_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(YoloPruneError, match=r"has \d+ MB of free disk space, expected at least"):
+        check_space(tmp_path / "not" / "yet", 1 << 60)
+    assert not list(tmp_path.iterdir())

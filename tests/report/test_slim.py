@@ -29,7 +29,7 @@ RESULT: dict[str, Any] = {
         "latency_iqr_ms": 0.4, "AP": 0.399, "AP50": None,
     },
     "self_test": {"max_rel_diff": 3.2e-7},
-    "files": {"model": ["slim/net.cfg", "slim/net.weights"], "plan": "slim/plan.json"},
+    "files": {"model": ["slim/net.cfg", "slim/net.weights"], "plan": "slim/net-plan.json"},
     "environment": {"cpu": "<script>cpu</script>", "versions": {"torch": "2.4"}, "list": [1, 2]},
     "imgsz": [96, 64],
     "seconds": {"trace": 0.301, "cut": 0.02},
@@ -91,9 +91,9 @@ class _Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> tuple[str, _Page]:
-    path = write_slim_report(tmp_path / "out", RESULT, *made())
-    assert path == tmp_path / "out" / "report.html"
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    path = write_slim_report(tmp_path / "out" / "net-report.html", RESULT, *made())
+    assert path == tmp_path / "out" / "net-report.html"
+    assert [p.name for p in path.parent.iterdir()] == ["net-report.html"]
     html = path.read_text(encoding="utf-8")
     return html, _Page(html)
 

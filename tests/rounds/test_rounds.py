@@ -96,7 +96,7 @@ def test_rounds_come_to_growing_shares_of_the_dense_network(
     assert [p.shape for p in model.parameters()] == [p.shape for p in result.model.parameters()]
     for picture in ("rounds.png", "round1/sparse/sparsity.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
-    plan = json.loads((out / "round2/slim/plan.json").read_text())
+    plan = json.loads((out / "round2/slim/sparse-slim-plan.json").read_text())
     assert plan["reached"]["threshold"] == 0  # auto's zeros only
     assert json.loads((out / "run.json").read_text()) == result.record
 

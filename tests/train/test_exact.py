@@ -178,6 +178,18 @@ def test_a_run_does_not_go_on_with_other_wishes(
             train(network(), tmp_path, options(data))
     with pytest.raises(TrainError, match="was begun otherwise, changed since: sparsity: .* → None"):
         train(network(), tmp_path, replace(options(data), sparsity=None))
+    begun = options(data)
+    for other, change in (
+        (replace(begun, epochs=5), "epochs: 4 → 5"),
+        (replace(begun, imgsz=96), "imgsz: 64 → 96"),
+        (replace(begun, batch=2), "batch: 4 → 2"),
+        (replace(begun, seed=1), "seed: 0 → 1"),
+        (options(data, extra={"lr0": 0.02}), "--set lr0: 0.01 → 0.02"),
+        (replace(begun, data="other.yaml"), r"data: \S+ → other\.yaml"),
+        (replace(begun, distil=DistillOptions(teacher="t.pt")), r"teacher: None → t\.pt"),
+    ):
+        with pytest.raises(TrainError, match=f"was begun otherwise, changed since: .*{change}"):
+            train(network(), tmp_path, other)
 
 
 def test_a_new_run_is_not_taken_for_an_old_one(
@@ -185,13 +197,19 @@ def test_a_new_run_is_not_taken_for_an_old_one(
 ) -> None:
     train(network(), tmp_path, options(data))
     before = (tmp_path / "weights/last.weights").read_bytes()
-    wish = replace(options(data, seed=5), resume=False)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(TrainError, match=r"holds a run already, such as weights/best\.pt\. Choose"):
+        train(network(), tmp_path, replace(options(data, seed=5), resume=False))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    (tmp_path / "weights/mine.txt").write_text("the user's")
+    wish = replace(options(data, seed=5), resume=False, overwrite=True)
     with monkeypatch.context() as patch:
         patch.setattr(KeepingDetectionTrainer, "run_callbacks", kill_in("on_train_batch_end", 0, 2))
         with pytest.raises(KilledError):
             train(network(), tmp_path, wish)
     train(network(), tmp_path, replace(wish, resume=True))
     assert (tmp_path / "weights/last.weights").read_bytes() != before
+    assert (tmp_path / "weights/mine.txt").read_text() == "the user's"
 
 
 @pytest.mark.parametrize("until", [0.75, 1.0])

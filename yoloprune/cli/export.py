@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import (
     CfgOpt,
     DebugOpt,
@@ -16,10 +17,14 @@ from yoloprune.cli.options import (
     ImgszOpt,
     JsonOpt,
     ModelArg,
+    OverwriteOpt,
     SettingsOpt,
     TrustOpt,
     WeightsOpt,
+    check_device,
     load_model,
+    named,
+    say,
     write_json,
 )
 from yoloprune.cli.tables import show_line
@@ -33,9 +38,11 @@ def export(
     file_format: Annotated[
         str, typer.Option("--format", help="onnx, or any other export format of Ultralytics.")
     ] = "onnx",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the result.")] = Path(
-        "export"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the result; runs/export, export2 … if not."),
+    ] = None,
+    overwrite: OverwriteOpt = False,
     imgsz: ImgszOpt = None,
     batch: Annotated[int, typer.Option(help="Pictures a pass.", min=1)] = 1,
     dynamic: Annotated[
@@ -49,27 +56,34 @@ def export(
     debug: DebugOpt = False,
 ) -> None:
     """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""
-    from yoloprune.files import check_writable
-
-    check_writable(out)
-    loaded, source = load_model(model, cfg, weights, trust=trust)
-    from yoloprune.models.export import ExportOptions, export_model
+    from yoloprune.models.export import ExportOptions, check_format, export_model
     from yoloprune.train.options import parse_settings
 
-    options = ExportOptions(
-        out=out,
-        format=file_format,
-        imgsz=imgsz,
-        batch=batch,
-        dynamic=dynamic,
-        half=half,
-        device=device,
-        extra=parse_settings(settings or []),
-    )
-    result = export_model(loaded, source.model.stem, options)
+    extra = parse_settings(settings or [])
+    check_device(device)
+    target = f"{named(model, cfg).stem}{check_format(file_format)}"
+
+    def results(folder: Path) -> list[Path]:
+        return [folder / target] if (folder / target).exists() else []
+
+    with results_folder(out, "export", results, overwrite=overwrite) as folder:
+        loaded, source = load_model(model, cfg, weights, trust=trust)
+        options = ExportOptions(
+            out=folder,
+            format=file_format,
+            imgsz=imgsz,
+            batch=batch,
+            dynamic=dynamic,
+            half=half,
+            device=device,
+            extra=extra,
+            overwrite=overwrite,
+        )
+        result = export_model(loaded, source.model.stem, options)
     record = {"model": str(source.model), **result.to_dict()}
     _show(record)
     write_json(json_file, record)
+    say(f"results in {folder}")
 
 
 def _show(record: Mapping[str, Any]) -> None:

@@ -40,6 +40,9 @@ RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.
 SettingsOpt = Annotated[
     list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
 ]
+OverwriteOpt = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the results of another run in --out.")
+]
 TrustOpt = Annotated[
     bool, typer.Option("--trust", help="Unpickle a .pt of unknown classes. That can run any code.")
 ]
@@ -49,11 +52,16 @@ def load_model(
     model: str | None, cfg: str | None, weights: str | None, *, scratch: bool = False, trust: bool
 ) -> tuple[nn.Module, Source]:
     """The one model that MODEL or --cfg names."""
-    if (model is None) == (cfg is None):
-        raise typer.BadParameter("name one model: either MODEL or --cfg FILE.")
     from yoloprune.models.door import load
 
-    return load(model or cfg or "", weights, scratch=scratch, trust=trust)
+    return load(str(named(model, cfg)), weights, scratch=scratch, trust=trust)
+
+
+def named(model: str | None, cfg: str | None) -> Path:
+    """The file or the bare name of the one model that MODEL or --cfg names."""
+    if (model is None) == (cfg is None):
+        raise typer.BadParameter("name one model: either MODEL or --cfg FILE.")
+    return Path(model or cfg or "")
 
 
 def budget_of(percent: float, min_channels: int, max_layer_prune: float, round_to: int) -> Budget:
@@ -73,6 +81,38 @@ def torch_name(name: str) -> str:
     from yoloprune.models.door import torch_device
 
     return torch_device(name)
+
+
+def check_device(name: str) -> None:
+    """Fail before any work where a device is none, or is not there.
+
+    Raises:
+        MeasureError: it is.
+    """
+    import torch
+
+    from yoloprune.errors import MeasureError
+
+    count = torch.cuda.device_count()
+    there = "cpu" if not count else f"cpu, 0 to {count - 1}" if count > 1 else "cpu, 0"
+    parts = [part.strip() for part in name.strip("[]() ").split(",")]
+    for part in parts:
+        if part in ("", "-1") or (part.split(":")[0] in _ELSEWHERE and len(parts) == 1):
+            continue
+        try:
+            device = torch.device(f"cuda:{part}" if part.isdecimal() else part)
+        except RuntimeError as exc:
+            raise MeasureError(
+                f"--device: is no device, got {name!r}, expected one of {there}."
+            ) from exc
+        missing = device.type == "cuda" and (device.index or 0) >= count
+        missing |= device.type == "mps" and not torch.backends.mps.is_available()
+        if missing or device.type not in ("cpu", "cuda", "mps"):
+            raise MeasureError(f"--device: is not there, got {name!r}, expected one of {there}.")
+
+
+_ELSEWHERE = ("dla", "npu", "xpu", "tpu", "intel")
+"""Devices of which only Ultralytics' exporters know whether they are there."""
 
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:

@@ -14,9 +14,12 @@ from yoloprune.cli.options import (
     DeviceOpt,
     ImgszOpt,
     JsonOpt,
+    OverwriteOpt,
     TrustOpt,
     WeightsOpt,
+    check_device,
     load_model,
+    say,
     torch_name,
     write_json,
 )
@@ -35,13 +38,21 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the pictures with boxes here.")
     ] = None,
+    overwrite: OverwriteOpt = False,
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
     debug: DebugOpt = False,
 ) -> None:
     """Find objects in pictures."""
+    from yoloprune.files import check_writable
     from yoloprune.measure.predict import predict_images
+    from yoloprune.report.predictions import prediction_files, write_predictions
 
+    check_device(device)
+    files = {}
+    if out is not None:
+        check_writable(out)
+        files = prediction_files(out, images, overwrite=overwrite)
     loaded, _ = load_model(model, None, weights, trust=trust)
     from yoloprune.measure.detect import DetectOptions, is_darknet
     from yoloprune.models.door import input_size_of
@@ -56,11 +67,11 @@ def predict(
     )
     record = predict_images(loaded, images, options)
     if out is not None:
-        from yoloprune.report.predictions import write_predictions
-
-        write_predictions(out, record)
+        write_predictions(files, record)
     _show(record)
     write_json(json_file, record)
+    if out is not None:
+        say(f"results in {out}")
 
 
 def _show(record: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
-from yoloprune.cli.options import DebugOpt, JsonOpt, say, write_json
+from yoloprune.cli.folders import RUNS, new_folder, there
+from yoloprune.cli.options import DebugOpt, JsonOpt, OverwriteOpt, check_device, say, write_json
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 
@@ -19,6 +20,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for everything; runs/NAME if not.")
     ] = None,
+    overwrite: OverwriteOpt = False,
     json_file: JsonOpt = None,
     debug: DebugOpt = False,
 ) -> None:
@@ -26,13 +28,26 @@ def run(
     from yoloprune.rounds.recipe import read_recipe
 
     checked = read_recipe(recipe)
-    folder = out or Path("runs") / recipe.stem
-    from yoloprune.rounds.run import run_recipe
+    check_device(checked.device)
+    from yoloprune.rounds.folder import finished_record, is_unfinished_run_of, refuse_others
 
+    begun = (
+        [] if out else [at for at in there(RUNS, recipe.stem) if is_unfinished_run_of(checked, at)]
+    )
+    with new_folder(begun[0] if begun else out, recipe.stem) as folder:
+        if not overwrite:
+            refuse_others(folder, checked)
+        record = None if overwrite else finished_record(folder)
+        say(f"results in {folder}")
+        if record is not None:
+            say("it is finished; to begin another run, choose another folder, or --overwrite")
+        else:
+            from yoloprune.rounds.run import run_recipe
+
+            record = run_recipe(checked, folder, overwrite=overwrite).record
+    _show(record)
+    write_json(json_file, record)
     say(f"results in {folder}")
-    result = run_recipe(checked, folder)
-    _show(result.record)
-    write_json(json_file, result.record)
 
 
 _COLUMNS = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import (
     CfgOpt,
     DataOpt,
@@ -19,13 +20,17 @@ from yoloprune.cli.options import (
     MaxLayerOpt,
     MinChannelsOpt,
     ModelArg,
+    OverwriteOpt,
     PercentOpt,
     RoundOpt,
     SplitOpt,
     TrustOpt,
     WeightsOpt,
     budget_of,
+    check_device,
     load_model,
+    named,
+    say,
     torch_name,
     write_json,
 )
@@ -52,9 +57,11 @@ def slim(
     split_routes: Annotated[
         bool, typer.Option("--split-routes", help="Write grouped routes as convs of their own.")
     ] = False,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path(
-        "slim"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the results; runs/slim, slim2 … if not."),
+    ] = None,
+    overwrite: OverwriteOpt = False,
     data: DataOpt = None,
     split: SplitOpt = "val",
     imgsz: ImgszOpt = None,
@@ -66,33 +73,41 @@ def slim(
 ) -> None:
     """Remove channels physically; save, test and measure the result."""
     budget = budget_of(percent, min_channels, max_layer_prune, round_to)
-    from yoloprune.files import check_writable
+    check_device(device)
+    name = f"{named(model, cfg).stem}-slim"
+    with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
+        loaded, source = load_model(model, cfg, weights, trust=trust)
+        from yoloprune.prune.score import parse_reduce
+        from yoloprune.prune.slim import SlimOptions
+        from yoloprune.prune.slim import slim as run_slim
+        from yoloprune.report.slim import write_slim_report
 
-    check_writable(out)
-    loaded, source = load_model(model, cfg, weights, trust=trust)
-    from yoloprune.prune.score import parse_reduce
-    from yoloprune.prune.slim import SlimOptions
-    from yoloprune.prune.slim import slim as run_slim
-    from yoloprune.report.slim import write_slim_report
-
-    options = SlimOptions(
-        budget=budget,
-        out=out,
-        criterion=criterion,
-        reduce=parse_reduce(reduce),
-        compensate=compensate,
-        split_routes=split_routes,
-        data=data,
-        split=split,
-        imgsz=imgsz,
-        batch=batch,
-        device=torch_name(device),
-    )
-    result = run_slim(loaded, source, options)
-    report = write_slim_report(out, result.summary, result.plan, result.graph, result.scores)
-    result.summary["files"]["report"] = str(report)
+        options = SlimOptions(
+            budget=budget,
+            out=folder,
+            criterion=criterion,
+            reduce=parse_reduce(reduce),
+            compensate=compensate,
+            split_routes=split_routes,
+            data=data,
+            split=split,
+            imgsz=imgsz,
+            batch=batch,
+            device=torch_name(device),
+        )
+        result = run_slim(loaded, source, options)
+        target = folder / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
+        write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
+        result.summary["files"]["report"] = str(target)
     _show(result)
     write_json(json_file, result.summary)
+    say(f"results in {folder}")
+
+
+def _results(folder: Path, name: str) -> list[Path]:
+    """What an earlier cut of a model of that name left."""
+    ends = (".cfg", ".weights", ".names", ".pt", "-plan.json", "-report.html")
+    return [path for end in ends if (path := folder / f"{name}{end}").exists()]
 
 
 def _count(side: Mapping[str, Any], key: str) -> str:

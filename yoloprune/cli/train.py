@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.folders import RUNS, new_folder, there
 from yoloprune.cli.options import (
     CfgOpt,
     DebugOpt,
@@ -18,11 +21,13 @@ from yoloprune.cli.options import (
     MaxLayerOpt,
     MinChannelsOpt,
     ModelArg,
+    OverwriteOpt,
     RoundOpt,
     SettingsOpt,
     TrustOpt,
     WeightsOpt,
     budget_of,
+    check_device,
     is_first,
     load_model,
     say,
@@ -83,9 +88,15 @@ DistilOpt = Annotated[
 DistilWeightOpt = Annotated[float, typer.Option(help="Of its loss beside the labels'.")]
 FadeOpt = Annotated[bool, typer.Option(help="Let that weight fall to zero over the training.")]
 ScratchOpt = Annotated[bool, typer.Option("--scratch", help="Start from random weights.")]
-ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+ResumeOpt = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in --out, or the newest unfinished one."),
+]
 SeedOpt = Annotated[int, typer.Option(help="Of everything random.")]
-OutOpt = Annotated[Path, typer.Option("-o", "--out", help="Folder for the run.")]
+OutOpt = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Folder for the run; runs/train, train2 … if not."),
+]
 
 
 @command
@@ -114,7 +125,8 @@ def train(
     resume: ResumeOpt = False,
     settings: SettingsOpt = None,
     seed: SeedOpt = 0,
-    out: OutOpt = Path("runs/train"),
+    out: OutOpt = None,
+    overwrite: OverwriteOpt = False,
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
@@ -134,14 +146,66 @@ def train(
         "sparsity": _sparsity(method, budget, strength, decay, importance, until),
         "distil": _teacher(teacher, distil_mode, distil_weight, distil_fade, trust),
         "resume": resume,
+        "overwrite": overwrite,
         "extra": parse_settings(settings or []),
     }
-    check_writable(out)
-    from yoloprune.models.door import input_size_of
+    check_device(device)
+    with _folder(out, resume=resume, overwrite=overwrite) as folder:
+        from yoloprune.models.door import input_size_of
 
-    loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
-    options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)  # type: ignore[arg-type]
-    _carry_out(loaded, source, out, options, json_file)
+        loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
+        options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)  # type: ignore[arg-type]
+        _carry_out(loaded, source, folder, options, json_file)
+    if is_first():
+        say(f"results in {folder}")
+
+
+@contextmanager
+def _folder(out: Path | None, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The folder of the run, as far as can be told before anything is loaded.
+
+    Raises:
+        TrainError: there is nothing to go on with, or it is finished, or several processes
+            would each choose a folder.
+        YoloPruneError: it holds another run's results.
+    """
+    from yoloprune.train.folder import Begun, refuse_results
+
+    if resume:
+        folder = out or _newest_unfinished()
+        check_writable(folder)
+        begun = Begun.read(folder)
+        if begun is not None and begun.finished(folder):
+            raise TrainError(
+                f"--resume: {folder} is finished, its results are {', '.join(begun.files or ())} "
+                "there. Leave --resume out and choose another folder to begin another run."
+            )
+        yield folder
+        return
+    if out is None and "RANK" in os.environ:
+        raise TrainError("--out: is needed where several processes are started. Give -o FOLDER.")
+    with new_folder(out, "train") as folder:
+        if is_first() and not overwrite:
+            refuse_results(folder)
+        yield folder
+
+
+def _newest_unfinished() -> Path:
+    """The run that --resume alone means.
+
+    Raises:
+        TrainError: there is none.
+    """
+    from yoloprune.train.folder import Begun
+
+    for folder in there(RUNS, "train"):
+        begun = Begun.read(folder)
+        if begun is not None and begun.files is None:
+            return folder
+    raise TrainError(
+        f"--resume: there is no unfinished run in {RUNS / 'train'} or one numbered after it. Name "
+        "its folder with -o."
+    )
 
 
 def _sparsity(

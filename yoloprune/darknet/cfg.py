@@ -47,7 +47,7 @@ class Section:
     options: Mapping[str, tuple[str, int]] = field(repr=False)
 
     def __deepcopy__(self, memo: object) -> Section:
-        """Itself: nothing of it ever changes, and a model of thousands of layers is copied often."""
+        """Itself: nothing of it ever changes, and large models are copied often."""
         return self
 
     def __contains__(self, key: str) -> bool:
@@ -169,7 +169,7 @@ class Cfg:
     layers: tuple[Section, ...]
 
     def __deepcopy__(self, memo: object) -> Cfg:
-        """Itself: nothing of it ever changes, and a model of thousands of layers is copied often."""
+        """Itself: nothing of it ever changes, and large models are copied often."""
         return self
 
     @property

@@ -23,7 +23,7 @@ from yoloprune.darknet.weights import expected_bytes
 from yoloprune.darknet.zoo import find_cfg, find_weights, local_weights
 from yoloprune.errors import CfgError, FormatError, WeightsError
 from yoloprune.fetch import cache_folder
-from yoloprune.files import replacing, sha256, write_bytes
+from yoloprune.files import replacing_together, settle, sha256
 from yoloprune.texts import kind_of, read_text
 
 log = logging.getLogger(__name__)
@@ -176,19 +176,26 @@ def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
         The model's files. Class names other than COCO's and VOC's stand beside a cfg as
         ``.names``, one a line, where :func:`load` finds them again.
 
+        A kill at any moment leaves all of these as they were, or all new, see
+        :mod:`yoloprune.files`.
+
     Raises:
         YoloPruneError: the target cannot be written to; nothing is left half-written.
     """
     path = Path(path)
     if isinstance(model, DarknetModel):
         cfg_path, weights_path = _with_suffix(path, ".cfg"), _with_suffix(path, ".weights")
-        # both are complete before either takes its place
-        with replacing(cfg_path) as cfg_file, replacing(weights_path) as weights_file:
+        names_path = _with_suffix(path, ".names")
+        # what stands there would be read with the new cfg, even if it needs no names
+        named = model.names != class_names(model.nc) or names_path.exists()
+        settle(cfg_path.parent)
+        targets = (cfg_path, weights_path, *((names_path,) if named else ()))
+        with replacing_together(*targets) as (cfg_file, weights_file, *names_file):
             cfg_file.write_bytes(cfg_bytes(current_cfg(model)))
             save_weights(model, weights_file)
-        if model.names != class_names(model.nc):
-            lines = "".join(f"{model.names[i]}\n" for i in range(model.nc))
-            write_bytes(_with_suffix(path, ".names"), lines.encode())
+            for file in names_file:
+                lines = "".join(f"{model.names[i]}\n" for i in range(model.nc))
+                file.write_bytes(lines.encode())
         return cfg_path, weights_path
     from yoloprune.models.checkpoint import stock_name, write_checkpoint
 

@@ -13,7 +13,7 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
 from yoloprune.errors import CutError, FormatError
-from yoloprune.files import check_writable
+from yoloprune.files import check_space, check_writable
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from yoloprune.channels.graph import ChannelGraph, IntArray
 
 log = logging.getLogger(__name__)
+
+_FLOAT = 4
+"""Bytes of a parameter in a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         CutError: the self-test found that outputs changed; nothing is written.
     """
     check_writable(options.out)
+    check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     dataset = load_dataset(options.data, split=options.split) if options.data else None
     stages = _Stages()
     dense = model
@@ -138,7 +142,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
 
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, thin, options.out / stem)
-    plan_path = options.out / "plan.json"
+    plan_path = options.out / f"{files[0].stem}-plan.json"
     plan.write(plan_path)
     size = input_size_of(model, options.imgsz)
     before, after = stages.run("measure", _compare, dense, thin, source, files, size, options)

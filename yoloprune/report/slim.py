@@ -16,8 +16,6 @@ from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores, sparsity_warning
 from yoloprune.report.plots import channels_svg, scores_svg
 
-REPORT_NAME = "report.html"
-
 _SIZES = {
     "params": "Parameters",
     "macs": "MACs",
@@ -76,16 +74,16 @@ class LayerWidth:
 
 
 def write_slim_report(
-    out_dir: Path,
+    target: Path,
     result: Mapping[str, Any],
     plan: PrunePlan,
     graph: ChannelGraph,
     scores: Scores,
 ) -> Path:
-    """Write ``report.html``: one page, no scripts, nothing loaded from elsewhere.
+    """Write the report: one HTML page, no scripts, nothing loaded from elsewhere.
 
     Args:
-        out_dir: where to; made if need be.
+        target: the file; its folder is made if need be.
         result: what ``slim --json`` holds: ``before`` and ``after`` (``params``, ``macs``,
             ``bytes``, ``latency_ms``, metrics as fractions; a row stands where both have a
             value), ``self_test.max_rel_diff``, ``files``. Read too where they are there:
@@ -113,7 +111,6 @@ def write_slim_report(
         lstrip_blocks=True,
     )
     page = environment.get_template("slim.html.j2").render(_context(result, plan, graph, scores))
-    target = out_dir / REPORT_NAME
     write_bytes(target, page.encode())
     return target
 

@@ -21,7 +21,14 @@ from torch import nn
 
 from yoloprune.channels.trace import trace
 from yoloprune.errors import RecipeError
-from yoloprune.files import check_writable, held, sha256, write_bytes
+from yoloprune.files import (
+    check_writable,
+    held,
+    replacing_together,
+    sha256,
+    sweep,
+    write_bytes,
+)
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
@@ -31,7 +38,9 @@ from yoloprune.models.door import Source, digest, input_size_of, load, save, tor
 from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
+from yoloprune.rounds.folder import RECORD, STATE, changes
 from yoloprune.rounds.recipe import Recipe, TrainSection
+from yoloprune.train.folder import forget
 from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 
@@ -87,11 +96,12 @@ class _State:
             raise RecipeError(f"{path}: is damaged. Choose another folder with -o.") from exc
         if version != VERSION:
             raise RecipeError(f"{path}: is of version {version}, expected {VERSION}.")
-        changes = _changes(before, recipe)
-        if changes:
+        changed = changes(before, recipe)
+        if changed:
             raise RecipeError(
                 f"{path.parent}: was begun with another recipe, changed since: "
-                f"{'; '.join(changes)}. Choose another folder with -o, or undo the change."
+                f"{'; '.join(changed)}. Choose another folder with -o, undo the change, or replace "
+                "it with --overwrite."
             )
         return _State(path, recipe, stages)
 
@@ -124,29 +134,41 @@ class _State:
         return tuple(found)
 
 
-def _changes(before: Any, now: Any, at: str = "") -> list[str]:
-    """What differs between two recipes, as ``path: old → new``."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [*before, *(key for key in now if key not in before)]
-        parts = (_changes(before.get(k), now.get(k), f"{at}.{k}" if at else str(k)) for k in keys)
-        return [change for part in parts for change in part]
-    return [] if before == now else [f"{at}: {before!r} → {now!r}"]
-
-
-def run_recipe(recipe: Recipe, out: Path) -> RunResult:
+def run_recipe(recipe: Recipe, out: Path, *, overwrite: bool = False) -> RunResult:
     """Carry a recipe out, or go on with it.
 
     Args:
         recipe: checked.
         out: folder for everything: a subfolder a stage, ``state.json``, ``run.json``,
             ``rounds.png``, and the resulting network as ``result.*``.
+        overwrite: begin anew where there is another run, and replace its results.
 
     Raises:
         RecipeError: the folder belongs to another recipe.
         YoloPruneError: a stage failed, or another process is at work in the folder.
     """
     with held(out, alone=True):
+        for stage in _stage_folders(out):
+            sweep(stage)
+        if overwrite:
+            _forget(out)
         return _Run(recipe, out).run()
+
+
+def _stage_folders(out: Path) -> list[Path]:
+    """Folders that stages write to; training tidies its own."""
+    rounds = [path for path in out.glob("round*") if path.name[5:].isdecimal()]
+    found = [out / "dense", *rounds]
+    found += [path / name for path in rounds for name in ("sparse", "slim", "tuned")]
+    return [path for path in found if path.is_dir()]
+
+
+def _forget(out: Path) -> None:
+    """Remove what would be taken for this run's; that an earlier one was there, last."""
+    for stage in _stage_folders(out):
+        forget(stage)
+    for name in (RECORD, STATE):
+        (out / name).unlink(missing_ok=True)
 
 
 class _Run:
@@ -161,14 +183,14 @@ class _Run:
         check_writable(out)
         self.recipe, self.out = recipe, out
         self.dataset = load_dataset(recipe.data, split="val")
-        begun = (out / "state.json").is_file()
+        begun = (out / STATE).is_file()
         torch.manual_seed(recipe.seed)  # of random weights
         self.start, self.source = load(recipe.model, recipe.weights, scratch=recipe.scratch)
         identity = {
             "model_sha256": digest(self.source),
             **recipe.model_dump(mode="json"),
         }
-        self.state = _State.open(out / "state.json", identity)
+        self.state = _State.open(out / STATE, identity)
         if begun:
             log.info("going on with %s: %d stages are done", out, len(self.state.stages))
         self.size = input_size_of(self.start, recipe.imgsz)
@@ -350,13 +372,14 @@ class _Run:
             }
             for name, record in zip(models, records, strict=True)
         ]
-        files = []
-        for file in self.state.files(accepted):
-            files.append(self.out / f"result{file.suffix}")
-            shutil.copyfile(file, files[-1])
-            names = file.with_suffix(".names")
-            if file.suffix == ".cfg" and names.is_file():
-                shutil.copyfile(names, self.out / "result.names")
+        sources = self.state.files(accepted)
+        files = [self.out / f"result{file.suffix}" for file in sources]
+        names = sources[0].with_suffix(".names")
+        named = (names,) if sources[0].suffix == ".cfg" and names.is_file() else ()
+        targets = (*files, *(self.out / "result.names" for _ in named))
+        with replacing_together(*targets) as copies:
+            for file, copy in zip((*sources, *named), copies, strict=True):
+                shutil.copyfile(file, copy)
         picture = write_rounds_picture(self.out, rows, accepted, self.recipe.stop.max_ap_drop)
         record = {
             "rounds": rows,
@@ -367,5 +390,5 @@ class _Run:
             "images": len(self.dataset.images),
             "files": {"model": [str(file) for file in files], "picture": str(picture)},
         }
-        write_bytes(self.out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_bytes(self.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         return RunResult(model=models[accepted], record=record)

@@ -113,6 +113,7 @@ class TrainOptions:
         sparsity: how to make the scales sparse; None does not.
         distil: whom to learn from beside the labels; None from nobody.
         resume: go on from what an interrupted run left in the same folder.
+        overwrite: begin anew where a folder holds another run's results, and replace these.
         snapshots: epochs (from 1) after which the averaged model is kept as
             ``weights/epochN``.
         extra: further Ultralytics settings, passed through.
@@ -127,6 +128,7 @@ class TrainOptions:
     sparsity: SparsityOptions | None = None
     distil: DistillOptions | None = None
     resume: bool = False
+    overwrite: bool = False
     snapshots: tuple[int, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -15,11 +15,22 @@ from typing import Any
 from torch import nn
 
 from yoloprune.errors import DataError, TrainError
-from yoloprune.files import held
+from yoloprune.files import check_space, held
 from yoloprune.measure.handover import handed_over, only_what_was_handed
 from yoloprune.models.door import save
+from yoloprune.train.folder import (
+    HANDED,
+    Begun,
+    check_same,
+    forget,
+    refuse_results,
+    settings_of,
+    tidy,
+)
 from yoloprune.train.options import DistillOptions, TrainOptions
 
+_BYTES = 40
+"""Of disk a parameter needs in training: state with moments, checkpoints, and these anew."""
 DIS = 6.0
 """Ultralytics' default weight of its distillation."""
 
@@ -53,10 +64,14 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
 
     Raises:
         DataError: the data set cannot be read.
-        TrainError: training failed.
-        YoloPruneError: another process is at work in the folder.
+        TrainError: training failed, the folder holds another run's results, or a run that was
+            begun otherwise.
+        YoloPruneError: another process is at work in the folder, or the disk is full.
     """
-    with held(out, alone="RANK" not in os.environ):
+    alone = "RANK" not in os.environ
+    with held(out, alone=alone):
+        if alone:
+            tidy(out)
         return _train(model, out, options)
 
 
@@ -68,7 +83,10 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     from yoloprune.train.log import LOG, read_log
 
     weights = out / "weights"
+    if RANK in {-1, 0}:
+        check_space(out, _BYTES * sum(p.numel() for p in model.parameters()))
     progress = _progress(weights) if options.resume else _Progress.NONE
+    begun = _begun(model, out, options, progress) if RANK in {-1, 0} else None
     if progress in (_Progress.NONE, _Progress.BEGUN):
         trainer = _trained(model, out, options, progress)
         if RANK > 0:  # files are the first process's business
@@ -82,6 +100,9 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         if progress is _Progress.TRAINED:
             write_checkpoint(models[name], weights / f"{name}.pt")
     (weights / FILE).unlink(missing_ok=True)
+    if begun is not None:
+        names = tuple(file.relative_to(out).as_posix() for file in files)
+        replace(begun, files=names).write(out)
     rows = read_log(out / LOG) if options.sparsity is not None else []
     return TrainResult(
         best=models["best"],
@@ -90,6 +111,27 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         folder=out,
         sparsity=rows[-1] if rows else None,
     )
+
+
+def _begun(model: nn.Module, out: Path, options: TrainOptions, progress: _Progress) -> Begun:
+    """The record of the run, as it is begun or gone on with.
+
+    Raises:
+        TrainError: there are another run's results, or it was begun otherwise.
+    """
+    begun = Begun.read(out) if options.resume else None
+    now = settings_of(model, options)
+    if begun is not None:
+        check_same(out, begun, now)
+        return begun
+    if progress is _Progress.NONE:
+        if options.overwrite:
+            forget(out)
+        else:
+            refuse_results(out)
+    begun = Begun(settings=now)
+    begun.write(out)
+    return begun
 
 
 class _Progress(Enum):
@@ -175,7 +217,7 @@ def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Pro
         trainer.model = trainer.get_model(weights=model)
         if options.distil is not None:
             check_teacher(trainer.model, options.distil)
-        if RANK in {-1, 0}:  # what an earlier run left is no result of this one
+        if RANK in {-1, 0}:  # of this run's first epoch, which begins again
             for name in (FILE, "last.pt", "best.pt"):
                 (weights / name).unlink(missing_ok=True)
     trainer.add_callback("on_pretrain_routine_end", Equip(options))
@@ -222,7 +264,7 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
         "task": task,
         "mode": "train",
         "model": "yoloprune.pt",  # a name only: the trainer is handed the model itself
-        "data": str(handed_over(options.data, out / "data", task=task)),
+        "data": str(handed_over(options.data, out / HANDED, task=task)),
         "epochs": options.epochs,
         "imgsz": options.imgsz,
         "batch": options.batch,
