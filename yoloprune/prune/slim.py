@@ -20,6 +20,7 @@ from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 from yoloprune.measure.size import count, file_bytes
+from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import Source, digest, input_size_of, save
 from yoloprune.prune.cut import SelfTest, cut_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
@@ -110,9 +111,11 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         options: how.
 
     Raises:
+        MeasureError: a parameter is not finite.
         PlanError: the budget cannot be met.
         CutError: the self-test found that outputs changed; nothing is written.
     """
+    check_finite(model)
     check_writable(options.out)
     dataset = load_dataset(options.data, split=options.split) if options.data else None
     stages = _Stages()
@@ -178,6 +181,11 @@ def _tested(
 ) -> SelfTest:
     """The self-test of the very model that is about to be written."""
     result = self_test(model, graph, remove, thin, compensated=compensated)
+    if result.max_rel_diff == float("inf"):
+        raise CutError(
+            "self-test: an output is no finite number, or only one of the cut and the uncut model "
+            "gives infinity there. Nothing was written; does the model give numbers before it?"
+        )
     if not result.passed:
         raise CutError(
             f"self-test: the cut changes the output by {result.max_rel_diff:.2g} of its scale, "

@@ -17,6 +17,7 @@ from torch import nn
 from yoloprune.errors import DataError, TrainError
 from yoloprune.files import held
 from yoloprune.measure.handover import handed_over, only_what_was_handed
+from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import save
 from yoloprune.train.options import DistillOptions, TrainOptions
 
@@ -53,9 +54,11 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
 
     Raises:
         DataError: the data set cannot be read.
+        MeasureError: a parameter is not finite.
         TrainError: training failed.
         YoloPruneError: another process is at work in the folder.
     """
+    check_finite(model)
     with held(out, alone="RANK" not in os.environ):
         return _train(model, out, options)
 
