@@ -138,7 +138,10 @@ def test_data_sets_of_users_are_read_alike_by_val_and_train(data: str, cases: Pa
     assert done.exit_code == 0, (done.stdout, done.stderr, done.exception)
     if "bad" in data:
         assert "1 of 3 pictures cannot be read and are left out" in done.stderr
-    lists = {split: Path("out/data-handed-over", f"{split}.txt").read_text() for split in ("train", "val")}
+    lists = {
+        split: Path("out/data-handed-over", f"{split}.txt").read_text()
+        for split in ("train", "val")
+    }
     assert {split: text.count("\n") for split, text in lists.items()} == {"train": 2, "val": 2}
     done = run("val", "out/weights/last.cfg", "--data", source, "--imgsz", 32)
     assert done.exit_code == 0, (done.stdout, done.stderr, done.exception)

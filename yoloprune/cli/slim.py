@@ -125,11 +125,15 @@ _ROWS = (
     ("latency_ms", "latency, ms (median ± IQR)", time_of),
     ("AP", "AP50:95", _fraction),
     ("AP50", "AP50", _fraction),
+    ("mask_AP", "AP of masks", _fraction),
+    ("keypoint_AP", "AP of key points", _fraction),
+    ("rotated_AP", "AP of turned boxes", _fraction),
+    ("top1", "top-1", _fraction),
 )
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
-    if key.startswith("AP"):
+    if key not in ("params", "macs", "bytes", "latency_ms"):
         return f"{after[key] - before[key]:+.4f}"
     return f"÷ {before[key] / after[key]:.2f}" if after[key] else ""
 

@@ -1,4 +1,4 @@
-"""``yoloprune val``: COCO average precision."""
+"""``yoloprune val``: how good a model of its task is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
-from yoloprune.cli.tables import Column, show_table, size_of
+from yoloprune.cli.tables import Column, show_line, show_table, size_of
 
 
 @command
@@ -42,12 +42,11 @@ def val(
     json_file: JsonOpt = None,
     debug: DebugOpt = False,
 ) -> None:
-    """Measure COCO average precision."""
-    from yoloprune.measure.data import load_dataset
+    """Measure average precision, or what else tells how good a model of its task is."""
+    from yoloprune.measure.tasks import look, measure
 
-    dataset = load_dataset(data, split=split)
+    look(data, split)
     loaded, source = load_model(model, cfg, weights, trust=trust)
-    from yoloprune.measure.accuracy import evaluate
     from yoloprune.measure.detect import DetectOptions
     from yoloprune.models.door import input_size_of
 
@@ -55,24 +54,27 @@ def val(
     options = DetectOptions(
         imgsz=size, conf=conf, iou=iou, max_det=max_det, batch=batch, device=torch_name(device)
     )
-    accuracy = evaluate(loaded, dataset, options)
-    record = {"model": str(source.model), "data": data, "split": split, **accuracy.to_dict()}
+    found = measure(loaded, data, options, split=split)
+    record = {"model": str(source.model), "data": data, "split": split, **found}
     _show(record)
     write_json(json_file, record)
 
 
-_ALWAYS = ("AP", "AP50")
-
-
 def _show(record: Mapping[str, Any]) -> None:
-    """The COCO summary."""
+    """Every number, and whose it is."""
+    from yoloprune.measure.tasks import SHOWN
+
     metrics = record["metrics"]
+    pictures = f", {record['images']} pictures" if "images" in record else ""
     show_table(
-        f"{record['model']} on {record['data']} ({record['split']}, {record['images']} "
-        f"pictures) at {size_of(record['imgsz'])}",
+        f"{record['model']} on {record['data']} ({record['split']}{pictures}) at "
+        f"{size_of(record['imgsz'])}",
         [
-            Column({"AP": "AP50:95"}.get(name, name), optional=0 if name in _ALWAYS else 1)
+            Column({"AP": "AP50:95"}.get(name, name), optional=0 if name in SHOWN else 1)
             for name in metrics
         ],
         [["–" if v is None else f"{v:.4f}" for v in metrics.values()]],
     )
+    for by in dict.fromkeys(record["by"].values()):
+        names = [name for name, whose in record["by"].items() if whose == by]
+        show_line(f"{'AP of boxes' if 'AP' in names else ', '.join(names)}: by {by}")

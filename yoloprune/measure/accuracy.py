@@ -32,6 +32,7 @@ from yoloprune.measure.detect import Detections, DetectOptions, class_count, cli
 from yoloprune.measure.environment import Environment, environment
 from yoloprune.measure.images import input_size
 from yoloprune.measure.labels import LabelArray
+from yoloprune.measure.sound import check_finite
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
@@ -105,8 +106,9 @@ def evaluate(model: nn.Module, dataset: Dataset, options: DetectOptions) -> Accu
     Raises:
         DataError: a picture cannot be read.
         MeasureError: the model knows another number of classes than the data set, the data set
-            shows no object, or the model's output is malformed.
+            shows no object, its parameters are not finite, or its output is malformed.
     """
+    check_finite(model)
     _check_classes(model, dataset)
     place = device_of(model) if options.device is None else find_device(options.device)
     start = time.perf_counter()

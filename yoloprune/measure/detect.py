@@ -29,6 +29,7 @@ from yoloprune.measure.images import (
     stretch,
     to_input,
 )
+from yoloprune.measure.sound import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +149,10 @@ def detect(
 
     Raises:
         DataError: a picture cannot be read.
-        MeasureError: the model's output has another shape, or is not finite.
+        MeasureError: the model's parameters or its output are not finite, or the output has
+            another shape.
     """
+    check_finite(model)
     device = device_of(model) if options.device is None else find_device(options.device)
     runner = float32_copy(model, device)
     classes, iou, clip = class_count(model), nms_iou(model, options), clips(model, options)

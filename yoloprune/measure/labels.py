@@ -1,7 +1,8 @@
 """YOLO label files: one object a line, ``class x y w h``, or ``class x1 y1 x2 y2 …``.
 
 Coordinates are fractions of the image's width and height. A line with more than two corner
-points is a polygon, of which the bounding box is taken.
+points is a polygon, of which the bounding box is taken; unless the data set has key points, which
+stand behind the box: ``class x y w h px py (visible) …``.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ def empty_labels() -> LabelArray:
     return np.zeros((0, 5), dtype=np.float64)
 
 
-def parse_labels(text: str, *, classes: int, where: str) -> LabelArray:
+def parse_labels(text: str, *, classes: int, where: str, keypoints: int = 0) -> LabelArray:
     """Read the text of one label file.
 
     Args:
         text: content of the file.
         classes: number of classes of the data set; ids are ``0 … classes - 1``.
         where: how errors name the file.
+        keypoints: numbers that stand behind each box; 0 for a data set without key points.
 
     Returns:
         float64 ``[n, 5]``: class id, centre x, centre y, width, height (fractions of the
@@ -44,26 +46,29 @@ def parse_labels(text: str, *, classes: int, where: str) -> LabelArray:
         DataError: a line has a wrong count of numbers, something that is no number, a class id
             out of range or a coordinate outside the image.
     """
-    rows: dict[tuple[float, ...], None] = {}
+    rows: dict[tuple[float, ...], tuple[float, ...]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue
-        row = _parse_line(words, classes=classes, where=f"{where}:{number}")
+        numbers = _numbers(words, f"{where}:{number}", keypoints)
+        row = _box(numbers, words, classes, f"{where}:{number}", keypoints)
         if row[3] > 0 and row[4] > 0:
-            rows[row] = None
+            # Two people may fill one box; two polygons of one box are one object.
+            rows[tuple(numbers) if keypoints else row] = row
     if not rows:
         return empty_labels()
-    return np.array(list(rows), dtype=np.float64)
+    return np.array(list(rows.values()), dtype=np.float64)
 
 
-def read_labels(path: Path, *, classes: int) -> LabelArray:
+def read_labels(path: Path, *, classes: int, keypoints: int = 0) -> LabelArray:
     """Read one label file; see `parse_labels`.
 
     Raises:
         DataError: the file cannot be read, is not text, or is malformed.
     """
-    return parse_labels(read_text(path, DataError), classes=classes, where=str(path))
+    text = read_text(path, DataError)
+    return parse_labels(text, classes=classes, where=str(path), keypoints=keypoints)
 
 
 def label_path(image: Path) -> Path | None:
@@ -86,27 +91,35 @@ def label_path(image: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _parse_line(words: Sequence[str], *, classes: int, where: str) -> tuple[float, ...]:
-    numbers = _numbers(words, where)
+def _box(
+    numbers: Sequence[float], words: Sequence[str], classes: int, where: str, keypoints: int
+) -> tuple[float, ...]:
     class_id = numbers[0]
     if not class_id.is_integer() or not 0 <= class_id < classes:
         raise DataError(
             f"{where}: class id out of range, got {_shown(words[0])}, expected 0 … {classes - 1}."
             " Do the labels belong to this data file's list of names?"
         )
-    outside = [v for v in numbers[1:] if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
+    # Key points that are not seen may lie anywhere; the box counts.
+    given = numbers[1:5] if keypoints else numbers[1:]
+    outside = [v for v in given if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
     if outside:
         raise DataError(
             f"{where}: coordinate outside the image, got {outside[0]:g}, expected a fraction of"
             " its width or height in 0 … 1."
         )
-    if len(numbers) == 5:
-        return tuple(numbers)
+    if keypoints or len(numbers) == 5:
+        return tuple(numbers[:5])
     return (class_id, *_bounding_box(numbers[1:]))
 
 
-def _numbers(words: Sequence[str], where: str) -> list[float]:
-    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+def _numbers(words: Sequence[str], where: str, keypoints: int) -> list[float]:
+    if keypoints and len(words) != 5 + keypoints:
+        raise DataError(
+            f"{where}: wrong count of numbers, got {len(words)}, expected {5 + keypoints} (class x"
+            f" y w h, and {keypoints} of key points as the data file's kpt_shape says)."
+        )
+    if not keypoints and len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         raise DataError(
             f"{where}: wrong count of numbers, got {len(words)}, expected 5 (class x y w h) or a"
             " polygon (class x1 y1 x2 y2 x3 y3 …)."

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from yoloprune.measure.detect import Detections, DetectOptions, detect
+from yoloprune.measure.tasks import check_boxes
 
 
 def predict_images(
@@ -17,7 +18,7 @@ def predict_images(
     """Detect objects in pictures.
 
     Args:
-        model: a detector.
+        model: a detector; masks and key points of segment and pose models are left out.
         images: picture files.
         options: input size, thresholds, device.
 
@@ -27,7 +28,9 @@ def predict_images(
 
     Raises:
         DataError: a picture cannot be read.
+        MeasureError: the model draws no upright boxes.
     """
+    check_boxes(model)
     records = []
     for found in detect(model, images, options):
         boxes = boxes_of(found, model.names)  # type: ignore[arg-type]

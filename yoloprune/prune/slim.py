@@ -14,12 +14,12 @@ from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
 from yoloprune.errors import CutError, FormatError
 from yoloprune.files import check_space, check_writable
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 from yoloprune.measure.size import count, file_bytes
+from yoloprune.measure.sound import check_finite
+from yoloprune.measure.tasks import SHOWN, check_data, measure
 from yoloprune.models.door import Source, digest, input_size_of, save
 from yoloprune.prune.cut import SelfTest, cut_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
@@ -48,7 +48,7 @@ class SlimOptions:
         reduce: how a unit's channels become one score.
         compensate: fold the constants of removed channels into their consumers.
         split_routes: write grouped routes as convs of their own (Darknet).
-        data: data set to measure AP on; None measures none.
+        data: data set to measure on; None measures none.
         split: of the data set.
         imgsz: input size for all measurements; None is the model's own.
         batch: pictures a pass in latency.
@@ -113,12 +113,15 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         options: how.
 
     Raises:
+        MeasureError: a parameter is not finite.
         PlanError: the budget cannot be met.
         CutError: the self-test found that outputs changed; nothing is written.
     """
+    check_finite(model)
     check_writable(options.out)
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
-    dataset = load_dataset(options.data, split=options.split) if options.data else None
+    if options.data:
+        check_data(model, options.data, options.split)
     stages = _Stages()
     dense = model
     if options.split_routes:
@@ -146,11 +149,12 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     plan.write(plan_path)
     size = input_size_of(model, options.imgsz)
     before, after = stages.run("measure", _compare, dense, thin, source, files, size, options)
-    if dataset is not None:
+    if options.data:
         detect = DetectOptions(imgsz=size, device=options.device)
         for record, one in ((before, dense), (after, thin)):
-            metrics = stages.run("val", evaluate, one, dataset, detect).metrics
-            record |= {"AP": metrics.AP, "AP50": metrics.AP50}
+            found = stages.run("val", measure, one, options.data, detect, split=options.split)
+            record |= {key: found["metrics"][key] for key in SHOWN if key in found["metrics"]}
+            record["by"] = found["by"]
     summary = {
         **_account(plan, before, after),
         "model": str(source.model),
@@ -182,6 +186,11 @@ def _tested(
 ) -> SelfTest:
     """The self-test of the very model that is about to be written."""
     result = self_test(model, graph, remove, thin, compensated=compensated)
+    if result.max_rel_diff == float("inf"):
+        raise CutError(
+            "self-test: an output is no finite number, or only one of the cut and the uncut model "
+            "gives infinity there. Nothing was written; does the model give numbers before it?"
+        )
     if not result.passed:
         raise CutError(
             f"self-test: the cut changes the output by {result.max_rel_diff:.2g} of its scale, "

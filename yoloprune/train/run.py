@@ -17,6 +17,7 @@ from torch import nn
 from yoloprune.errors import DataError, TrainError
 from yoloprune.files import check_space, held
 from yoloprune.measure.handover import handed_over, only_what_was_handed
+from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import save
 from yoloprune.train.folder import (
     HANDED,
@@ -64,10 +65,12 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
 
     Raises:
         DataError: the data set cannot be read.
+        MeasureError: a parameter is not finite.
         TrainError: training failed, the folder holds another run's results, or a run that was
             begun otherwise.
         YoloPruneError: another process is at work in the folder, or the disk is full.
     """
+    check_finite(model)
     alone = "RANK" not in os.environ
     with held(out, alone=alone):
         if alone:
