@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "yoloprune"
 STAGES = (
     ("errors",),
-    ("files", "plain", "texts"),
+    ("files", "limits", "plain", "texts"),
     ("fetch",),
     ("channels", "darknet"),
     ("models",),

@@ -60,7 +60,7 @@ def test_a_sparse_file_of_gigabytes_costs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     with path.open("wb") as file:
         os.truncate(file.fileno(), 1 << 40)
-    with pytest.raises(DataError, match="more than 4 MB"):
+    with pytest.raises(DataError, match="more than 0.5 MB"):
         read_yaml(path, DataError)
 
 

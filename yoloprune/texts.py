@@ -22,7 +22,7 @@ Where = tuple[str | int, ...]
 TEXT_VARIABLE = "YOLOPRUNE_MAX_TEXT_MB"
 """Environment variable: the largest text file that is read, in megabytes."""
 MAX_TEXT_MB = 256
-MAX_YAML_MB = 4
+MAX_YAML_MB = 0.5
 """YAML is read slowly; real ones have kilobytes."""
 MAX_YAML_VALUES = 1_000_000
 """Values that a YAML may stand for, its aliases written out."""

@@ -48,8 +48,8 @@ def test_names_are_printed_as_they_are(folder: Path) -> None:
     assert list((folder / "drawn").iterdir())
     out = folder / "slim [/b]"
     said = yoloprune("slim", model, "--percent", 0.3, "--imgsz", 64, "-o", out, "--data", data)
-    assert f"wrote {out}/report.html\n" in said
-    assert "net [b]" in (out / "report.html").read_text()
+    assert f"wrote {out}/net [b]-slim-report.html\n" in said
+    assert "net [b]" in (out / "net [b]-slim-report.html").read_text()
     wrong = CliRunner().invoke(app, ["info", f"{folder}/[/none].cfg"])
     assert wrong.exit_code == 1
     assert f"{FOLDER}/[/none].cfg" in wrong.stderr

@@ -40,6 +40,21 @@ if TYPE_CHECKING:
     from yoloprune.prune.slim import SlimResult
 
 
+CriterionOpt = Annotated[str, typer.Option(help="What ranks the channels.")]
+ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")]
+CompensateOpt = Annotated[
+    bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
+]
+SplitRoutesOpt = Annotated[
+    bool, typer.Option("--split-routes", help="Write grouped routes as convs of their own.")
+]
+OutOpt = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Folder for the results; runs/slim, slim2 … if not."),
+]
+PassOpt = Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)]
+
+
 @command
 def slim(
     model: ModelArg = None,
@@ -49,23 +64,16 @@ def slim(
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
-    criterion: Annotated[str, typer.Option(help="What ranks the channels.")] = "gamma",
-    reduce: Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")] = "mean",
-    compensate: Annotated[
-        bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
-    ] = True,
-    split_routes: Annotated[
-        bool, typer.Option("--split-routes", help="Write grouped routes as convs of their own.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Folder for the results; runs/slim, slim2 … if not."),
-    ] = None,
+    criterion: CriterionOpt = "gamma",
+    reduce: ReduceOpt = "mean",
+    compensate: CompensateOpt = True,
+    split_routes: SplitRoutesOpt = False,
+    out: OutOpt = None,
     overwrite: OverwriteOpt = False,
     data: DataOpt = None,
     split: SplitOpt = "val",
     imgsz: ImgszOpt = None,
-    batch: Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)] = 1,
+    batch: PassOpt = 1,
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from yoloprune.errors import CfgError
+from yoloprune.texts import read_bytes
+
+MAX_CFG_MB = 16
 
 ALIASES = {
     "conv": "convolutional",
@@ -108,7 +111,10 @@ class Section:
         return bool(self.get_int(key, int(default)))
 
     def with_options(self, changes: Mapping[str, object]) -> Section:
-        """A copy with some values replaced in their own lines, or appended after the last key."""
+        """A copy with some values replaced in their own lines, or appended after the last key.
+
+        A comment behind a value that is replaced goes with it, since it may be untrue now.
+        """
         lines = list(self.lines)
         end = "\r\n" if lines[0].endswith("\r\n") else "\n"
         last = max((line for _, line in self.options.values()), default=self.line) - self.line
@@ -116,7 +122,9 @@ class Section:
             at = self.options[key][1] - self.line
             match = _VALUE.match(lines[at])
             assert match, "a line with a key has an equals sign"
-            lines[at] = f"{match[1]}{changes[key]}{match[3]}"
+            # what stands behind the value was said of the old one
+            rest = match[3] if not match[3].strip() else "\n" * match[3].endswith("\n")
+            lines[at] = f"{match[1]}{changes[key]}{rest}"
         added = [f"{key}={value}{end}" for key, value in changes.items() if key not in self.options]
         if added and not lines[last].endswith("\n"):  # the file's last line
             lines[last] += end
@@ -241,7 +249,8 @@ def parse_cfg(text: str, source: str = "cfg") -> Cfg:
     Raises:
         CfgError: no ``[net]`` comes first, no layer follows, or a line is no ``key=value``.
     """
-    raw = re.findall(r"[^\n]*\n|[^\n]+", text)
+    mark = ("\ufeff",) if text.startswith("\ufeff") else ()  # some editors write one
+    raw = re.findall(r"[^\n]*\n|[^\n]+", text[len(mark) :])
     starts = [i for i, line in enumerate(raw) if _HEADING.match(line)]
     if not starts:
         raise CfgError(f"{source}: no [section] in it, expected a Darknet cfg.")
@@ -271,7 +280,7 @@ def parse_cfg(text: str, source: str = "cfg") -> Cfg:
         raise CfgError(f"{net.where()}: the first section must be [net].")
     if not layers:
         raise CfgError(f"{source}: no layer follows [net].")
-    return Cfg(source=source, head=tuple(raw[: starts[0]]), net=net, layers=tuple(layers))
+    return Cfg(source=source, head=(*mark, *raw[: starts[0]]), net=net, layers=tuple(layers))
 
 
 def read_cfg(path: str | Path) -> Cfg:
@@ -281,10 +290,9 @@ def read_cfg(path: str | Path) -> Cfg:
         CfgError: the file cannot be read, is binary, or is malformed.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise CfgError(f"{path}: cannot be read: {exc.strerror}.") from exc
+    data = read_bytes(path, CfgError, most_mb=MAX_CFG_MB)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CfgError(f"{path}: is UTF-16, expected UTF-8. Save it as UTF-8.")
     if b"\0" in data:
         raise CfgError(f"{path}: is a binary file, expected the text of a Darknet cfg.")
     return parse_cfg(data.decode("utf-8", errors="surrogateescape"), path.name)

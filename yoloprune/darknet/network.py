@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from yoloprune.darknet.layers import build_layer
 from yoloprune.darknet.modules import DarknetConv
 from yoloprune.darknet.weights import Field, Header, read_weights, write_weights
 from yoloprune.errors import CfgError, WeightsError
+from yoloprune.limits import check_memory
+
+_COPIES = 4
+"""Of its weights that a network may need at once."""
 
 
 class DarknetModel(DetectionModel):
@@ -126,7 +131,26 @@ class DarknetModel(DetectionModel):
 
 
 def _build(cfg: Cfg) -> tuple[Shape, list[tuple[nn.Module, tuple[int, ...]]]]:
-    """Build every section's module, following the shapes."""
+    """Build every section's module, once it is known that memory will do.
+
+    The first walk makes modules without memory (on torch's meta device). What a network needs is
+    taken for its weights four times (the cut network, and both in double precision for the
+    self-test) and every layer's output for one picture twice (the trace has ids beside values).
+
+    Raises:
+        CfgError: a section does not fit, or the network needs more than the limit.
+    """
+    with torch.device("meta"):
+        _, shapes, planned = _walk(cfg)
+    weights = sum(p.numel() for module, _ in planned for p in module.parameters())
+    outputs = sum(shape.channels * shape.height * shape.width for shape in shapes)
+    check_memory(4 * (_COPIES * weights + 2 * outputs), cfg.source, CfgError)
+    net, _, built = _walk(cfg)
+    return net, built
+
+
+def _walk(cfg: Cfg) -> tuple[Shape, tuple[Shape, ...], list[tuple[nn.Module, tuple[int, ...]]]]:
+    """Make every section's module, following the shapes."""
     net = Shape(
         cfg.net.get_int("channels", low=1, high=MAX_CHANNELS),
         cfg.net.get_int("height", low=8, high=MAX_SIDE),
@@ -143,7 +167,7 @@ def _build(cfg: Cfg) -> tuple[Shape, list[tuple[nn.Module, tuple[int, ...]]]]:
             raise section.error(None, f"brings the network to more than {MAX_WEIGHTS} weights.")
         shapes.append(layer.shape)
         built.append((layer.module, layer.sources))
-    return net, built
+    return net, tuple(shapes), built
 
 
 def _check_sources(
@@ -240,7 +264,7 @@ def save_weights(model: DarknetModel, path: Path) -> None:
 
 
 def current_cfg(model: DarknetModel) -> Cfg:
-    """The cfg that describes the model as it is now, after channels or classes changed."""
+    """The cfg that describes the model as it is now, after channels, classes or size changed."""
     layers = []
     for section, module in zip(model.cfg.layers, model.model, strict=True):
         changes: dict[str, object] = {}
@@ -251,7 +275,26 @@ def current_cfg(model: DarknetModel) -> Cfg:
             if section.get_int("groups", 1) != conv.groups:
                 changes["groups"] = conv.groups
         layers.append(section.with_options(changes) if changes else section)
-    return model.cfg.with_layers(tuple(layers))
+    net, size = model.cfg.net, dict(zip(("height", "width"), model.net_size, strict=True))
+    if any(net.get_int(key) != value for key, value in size.items()):
+        net = net.with_options(size)
+    return replace(model.cfg, net=net).with_layers(tuple(layers))
+
+
+def resize(model: DarknetModel, size: tuple[int, int]) -> None:
+    """Let a model be one for inputs of another size, as its cfg then says.
+
+    Args:
+        model: changed in place; its weights are not.
+        size: height and width in pixels, multiples of the largest stride.
+
+    Raises:
+        CfgError: a side is no multiple of the largest stride.
+    """
+    stride = int(model.stride.max())
+    if min(size) < stride or any(side % stride for side in size):
+        raise CfgError(f"{model.cfg.source}: needs sides that {stride} divides, got {size}.")
+    model.net_size = size
 
 
 def with_classes(cfg: Cfg, classes: int) -> Cfg:

@@ -180,7 +180,7 @@ def _yaml_names(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     if isinstance(count, str | float) and not isinstance(count, bool):
         count = _whole(count)
     if count is not None and (not isinstance(count, int) or not 1 <= count <= 1_000_000):
-        raise DataError(f"{source}: nc: expected a positive integer, got {content['nc']!r}.")
+        raise DataError(f"{source}: nc: expected a positive integer, got {_shown(content['nc'])}.")
     if names is None and count is not None:
         return tuple(f"class_{i}" for i in range(count))
     if isinstance(names, dict):
@@ -201,6 +201,10 @@ def _yaml_names(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     if count is not None and count != len(names):
         raise DataError(f"{source}: nc says {count} classes, names has {len(names)}.")
     return tuple(str(name) for name in names)
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 7 and 1 <= int(text) <= 1_000_000
 
 
 def _whole(value: Any) -> Any:
@@ -225,7 +229,7 @@ def _described_by_darknet(source: Path) -> Description:
             continue
         key, equals, value = line.partition("=")
         if not equals:
-            raise DataError(f"{source}:{number}: expected 'key = value', got {line[:80]!r}.")
+            raise DataError(f"{source}:{number}: expected 'key = value', got {_shown(line)}.")
         content[key.strip()] = value.strip()
     roots = (source.parent, source.parent.parent, Path())
     names = _darknet_names(content, roots, source)
@@ -243,8 +247,8 @@ def _darknet_names(
     content: Mapping[str, str], roots: Sequence[Path], source: Path
 ) -> tuple[str, ...]:
     count = content.get("classes")
-    if count is not None and (not count.isdecimal() or not 1 <= int(count) <= 1_000_000):
-        raise DataError(f"{source}: classes: expected a positive integer, got {count!r}.")
+    if count is not None and not _is_count(count):
+        raise DataError(f"{source}: classes: expected a positive integer, got {_shown(count)}.")
     if "names" not in content:
         if count is None:
             raise DataError(f"{source}: has neither names nor classes.")

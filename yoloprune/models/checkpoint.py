@@ -50,10 +50,16 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
         raise CheckpointError(f"{path}: holds no model, expected an Ultralytics checkpoint.")
     inner = getattr(model, "student_model", model)  # of Ultralytics' distillation, under way
     if not trust:
-        _check_whole(inner, path)
-    model = cast(nn.Module, inner).float().eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+        try:
+            _check_whole(inner, path)
+        except (AttributeError, TypeError, KeyError) as exc:
+            raise CheckpointError(f"{path}: is damaged ({_first_line(exc)}).") from exc
+    try:
+        model = cast(nn.Module, inner).float().eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+    except (AttributeError, TypeError, KeyError, RuntimeError) as exc:  # parts that are not there
+        raise CheckpointError(f"{path}: is damaged ({_first_line(exc)}).") from exc
     args = checkpoint.get("train_args")
     model.args = dict(args) if isinstance(args, Mapping) else {}  # type: ignore[assignment]
     return model
@@ -140,10 +146,14 @@ def _unpickle(path: Path, trust: bool) -> Any:
     except ModuleNotFoundError as exc:
         raise CheckpointError(f"{path}: {_missing(exc.name or str(exc))}") from exc
     except Exception as exc:  # a damaged pickle can raise anything: IndexError, struct.error …
-        first = (str(exc).strip().splitlines() or [""])[0][:160]
         raise CheckpointError(
-            f"{path}: is damaged, or no checkpoint ({type(exc).__name__}: {first})."
+            f"{path}: is damaged, or no checkpoint ({_first_line(exc)})."
         ) from exc
+
+
+def _first_line(exc: Exception) -> str:
+    first = (str(exc).strip().splitlines() or [""])[0][:160]
+    return f"{type(exc).__name__}: {first}"
 
 
 def _named(name: str) -> str:

@@ -99,6 +99,7 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     models = {}
     for name in ("best", "last"):  # last comes last: when it is finished, all is
         models[name] = read_checkpoint(weights / f"{name}.pt")
+        _keep_size(models[name])
         files += save(models[name], weights / name)
         if progress is _Progress.TRAINED:
             write_checkpoint(models[name], weights / f"{name}.pt")
@@ -135,6 +136,17 @@ def _begun(model: nn.Module, out: Path, options: TrainOptions, progress: _Progre
     begun = Begun(settings=now)
     begun.write(out)
     return begun
+
+
+def _keep_size(model: nn.Module) -> None:
+    """Let a Darknet network's cfg say the size that it was trained at."""
+    from yoloprune.darknet.network import DarknetModel, resize
+
+    args = getattr(model, "args", None) or {}
+    if isinstance(model, DarknetModel) and isinstance(args.get("imgsz"), int):
+        side = args["imgsz"]
+        if side % int(model.stride.max()) == 0:  # else Ultralytics rounded it for itself
+            resize(model, (side, side))
 
 
 class _Progress(Enum):
