@@ -204,7 +204,8 @@ def _put(made: Path, target: Path) -> None:
         ExportError: there is a folder that no export made.
     """
     if made.is_dir():
-        files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
+        inner = (path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
+        files = sorted(name for name in inner if name != _MADE)
         (made / _MADE).write_text(json.dumps({"files": files}) + "\n", encoding="utf-8")
     if target.is_dir() and not target.is_symlink():
         _take_away(target)
