@@ -120,7 +120,7 @@ def test_a_format_that_is_none_is_told_first(tmp_path: Path) -> None:
 
 def test_an_export_replaces_only_what_an_export_made(tmp_path: Path) -> None:
     from yoloprune.errors import ExportError
-    from yoloprune.models.export import _put
+    from yoloprune.models.formats import put
 
     def made(content: str) -> Path:
         folder = tmp_path / "made"
@@ -133,14 +133,14 @@ def test_an_export_replaces_only_what_an_export_made(tmp_path: Path) -> None:
     (target / "deep").mkdir(parents=True)
     (target / "deep/precious").write_text("mine")
     with pytest.raises(ExportError, match="is a folder that no export of yoloprune made"):
-        _put(made("one"), target)
+        put(made("one"), target)
     assert (target / "deep/precious").read_text() == "mine"
     target.rename(tmp_path / "kept")
-    _put(tmp_path / "made", target)
-    _put(made("two"), target)
+    put(tmp_path / "made", target)
+    put(made("two"), target)
     assert not (target / "one.txt").exists()
     (target / "deep/precious").write_text("mine")
-    _put(made("three"), target)
+    put(made("three"), target)
     found = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
     marker = ".yoloprune-export.json"
     assert found == {"deep/model.bin", "deep/precious", "three.txt", marker}

@@ -56,7 +56,8 @@ def export(
     debug: DebugOpt = False,
 ) -> None:
     """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""
-    from yoloprune.models.export import ExportOptions, check_format, export_model
+    from yoloprune.models.export import ExportOptions, export_model
+    from yoloprune.models.formats import check_format
     from yoloprune.train.options import parse_settings
 
     extra = parse_settings(settings or [])

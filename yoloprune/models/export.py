@@ -5,9 +5,7 @@ Both families go through the same door: a Darknet network is an Ultralytics mode
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +19,11 @@ from torch import Tensor, nn
 
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import ExportError
-from yoloprune.files import FOLDER, check_space, check_writable, remove_empty
+from yoloprune.files import FOLDER, check_space, check_writable
 from yoloprune.models.checkpoint import task_of
 from yoloprune.models.difference import TOLERANCE, difference
 from yoloprune.models.door import input_size_of
+from yoloprune.models.formats import check_format, put, refuse
 
 HALF_TOLERANCE = 5e-2
 
@@ -117,7 +116,7 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
     check_writable(options.out)
     check_space(options.out, 12 * sum(p.numel() for p in model.parameters()))
     if not options.overwrite:
-        _refuse(options.out / f"{name}{suffix}")
+        refuse(options.out / f"{name}{suffix}")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=FOLDER, dir=options.out) as folder:
         exporter, made = _export(model, Path(folder) / f"{name}.pt", options)
@@ -128,111 +127,11 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
             check = _check(model, exporter, made, options)
         target = options.out / made.name
         if not options.overwrite:
-            _refuse(target)
-        _put(made, target)
+            refuse(target)
+        put(made, target)
     return ExportResult(
         file=target, format=exporter.args.format, imgsz=(height, width), check=check
     )
-
-
-def check_format(name: str) -> str:
-    """What is added to a model's name in a format.
-
-    Raises:
-        ExportError: there is no such format, or what it needs is not installed.
-    """
-    from ultralytics.engine.exporter import export_formats
-
-    table = export_formats()
-    suffixes = dict(zip(table["Argument"], table["Suffix"], strict=True))
-    suffixes.pop("-", None)  # PyTorch itself
-    if name not in suffixes:
-        raise ExportError(
-            f"--format: unknown, got {name!r}, expected one of {', '.join(suffixes)}."
-        )
-    for module in _NEEDS.get(name, ()):
-        if not _is_installed(module):
-            extra = " For ONNX: pip install 'yoloprune[runtimes]'." if name == "onnx" else ""
-            raise ExportError(f"{name}: needs {module}, which is not installed.{extra}")
-    return str(suffixes[name])
-
-
-_NEEDS = {
-    "onnx": ("onnx", "onnxruntime"),
-    "openvino": ("openvino",),
-    "engine": ("tensorrt", "onnx"),
-    "coreml": ("coremltools",),
-    "saved_model": ("tensorflow",),
-    "pb": ("tensorflow",),
-    "edgetpu": ("tensorflow",),
-    "paddle": ("paddle",),
-    "mnn": ("MNN", "onnx"),
-    "ncnn": ("ncnn",),
-    "rknn": ("rknn",),
-    "executorch": ("executorch",),
-}
-"""What an export cannot do without; of other formats only Ultralytics knows."""
-
-
-def _is_installed(module: str) -> bool:
-    if module in sys.modules:
-        return sys.modules[module] is not None
-    return importlib.util.find_spec(module) is not None
-
-
-_MADE = ".yoloprune-export.json"
-"""In a folder that an export made: which files in it are the export's."""
-
-
-def _refuse(target: Path) -> None:
-    if target.exists() or target.is_symlink():
-        raise ExportError(
-            f"{target}: is there already. Choose another folder with -o, or replace it with "
-            "--overwrite."
-        )
-
-
-def _put(made: Path, target: Path) -> None:
-    """Give an export its place; of a folder there, only an earlier export's files go.
-
-    Raises:
-        ExportError: there is a folder that no export made.
-    """
-    if made.is_dir():
-        files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
-        (made / _MADE).write_text(json.dumps({"files": files}) + "\n", encoding="utf-8")
-    if target.is_dir() and not target.is_symlink():
-        _take_away(target)
-        for file in (path for path in made.rglob("*") if target.exists() and path.is_file()):
-            place = target / file.relative_to(made)
-            if place.exists():
-                raise ExportError(f"{place}: is no earlier export's. Move it out of the way.")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
-        if target.exists():
-            return
-    made.replace(target)
-
-
-def _take_away(target: Path) -> None:
-    """Remove an earlier export's files, the list of these last; then the folder, if empty.
-
-    Raises:
-        ExportError: there is no such list.
-    """
-    try:
-        files = json.loads((target / _MADE).read_text(encoding="utf-8"))["files"]
-        inside = [target / file for file in files if ".." not in Path(file).parts]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ExportError(
-            f"{target}: is a folder that no export of yoloprune made. Choose another with -o."
-        ) from exc
-    for path in inside:
-        if path.is_relative_to(target):
-            path.unlink(missing_ok=True)
-            remove_empty([folder for folder in path.parents if target in folder.parents])
-    (target / _MADE).unlink()
-    remove_empty([target])
 
 
 def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, Path]:
