@@ -23,7 +23,7 @@ from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import score
 from yoloprune.train.options import SparsityOptions
-from yoloprune.train.sparsity import Sparsity, sparsity_of
+from yoloprune.train.sparsity import PlannedShrinking, Sparsity, sparsity_of
 
 
 class Fused(nn.Module):
@@ -192,6 +192,42 @@ def test_auto_ends_in_a_cut_that_changes_nothing(name: str) -> None:
         sparsity.gammas.zero_units(ema), sparsity.gammas.zero_units(model)
     )
     assert change(ema, graph, BUDGET) < 1e-5
+
+
+class Turned(nn.Module):
+    """A transposed convolution without a BatchNorm is added to a normed convolution."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.a, self.b = nets.conv(3, 8), nets.conv(3, 12)
+        self.up = nn.ConvTranspose2d(8, 12, 1, groups=groups)
+        self.head = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.up(self.a(x)) + self.b(x))
+
+
+@pytest.mark.parametrize("criterion", ["gamma", "taylor"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_of_transposed_convolutions_go_too(groups: int, criterion: str) -> None:
+    model = nets.randomised(Turned(groups))
+    graph, budget = trace(model), Budget(percent=0.5, min_channels=2)
+    ema = copy.deepcopy(model)
+    sparsity = auto(model, graph, budget, criterion=criterion)
+    for step in range(12):
+        generator = torch.Generator().manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if isinstance(sparsity, PlannedShrinking) and sparsity._chooser.taylor is not None:
+            sparsity._chooser.taylor.gather(model)
+        sparsity.step(model, torch.optim.SGD(model.parameters(), lr=0.0), (step + 1) / 12)
+    sparsity.follow(model, ema)
+    zero = sparsity.gammas.zero_units(model)
+    up = next(a.units.ravel() for a in graph.out_axes if a.module == "up")
+    assert 0 < zero[up].sum() < up.size
+    np.testing.assert_array_equal(sparsity.gammas.zero_units(ema), zero)
+    for one in (model, ema):
+        assert change(one, graph, budget, side=16) < 1e-6
 
 
 def test_a_unit_with_a_live_bare_row_does_not_count_as_zero() -> None:

@@ -150,11 +150,8 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     size = input_size_of(model, options.imgsz)
     before, after = stages.run("measure", _compare, dense, thin, source, files, size, options)
     if options.data:
-        detect = DetectOptions(imgsz=size, device=options.device)
         for record, one in ((before, dense), (after, thin)):
-            found = stages.run("val", measure, one, options.data, detect, split=options.split)
-            record |= {key: found["metrics"][key] for key in SHOWN if key in found["metrics"]}
-            record["by"] = found["by"]
+            record |= stages.run("val", _quality, one, options.data, size, options)
     summary = {
         **_account(plan, before, after),
         "model": str(source.model),
@@ -168,6 +165,16 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "environment": asdict(environment(options.device)),
     }
     return SlimResult(model=thin, plan=plan, graph=graph, scores=scores, summary=summary)
+
+
+def _quality(
+    model: nn.Module, data: str, imgsz: tuple[int, int], options: SlimOptions
+) -> dict[str, Any]:
+    """How good a model of its task is, and whose numbers these are."""
+    detect = DetectOptions(imgsz=imgsz, device=options.device)
+    found = measure(model, data, detect, split=options.split)
+    metrics = found["metrics"]
+    return {**{key: metrics[key] for key in SHOWN if key in metrics}, "by": found["by"]}
 
 
 def _account(plan: PrunePlan, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

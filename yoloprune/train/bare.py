@@ -24,9 +24,23 @@ class _Layer:
     biased: bool
 
     def rows(self, model: nn.Module) -> Tensor:
-        """``[C, weights]``: a view of the weights of each channel."""
-        weight = model.get_parameter(self.axis.tensor)
-        return weight.movedim(self.axis.dim, 0).flatten(1)
+        """``[C, weights]``: the weights of each channel, in the order of the units."""
+        return self.seen(model.get_parameter(self.axis.tensor)).reshape(self.axis.units.size, -1)
+
+    def seen(self, weight: Tensor) -> Tensor:
+        """A view of a weight in which channels come first: the shape of the units, then the rest.
+
+        The groups of a grouped transposed convolution stand along the other axis.
+        """
+        if self.axis.units.ndim > 1:
+            parts = weight.view(self.axis.units.shape[0], -1, *weight.shape[1:])
+            return parts.movedim(self.axis.dim + 1, 1)
+        return weight.movedim(self.axis.dim, 0)
+
+    def over(self, values: Tensor, weight: Tensor) -> Tensor:
+        """``[C]`` in the shape that goes with :meth:`seen`."""
+        rest = self.seen(weight).ndim - self.axis.units.ndim
+        return values.view(*self.axis.units.shape, *[1] * rest)
 
     def bias(self, model: nn.Module) -> Tensor | None:
         """``[C]``, or None."""
@@ -46,9 +60,9 @@ class BareRows:
         self.layers = tuple(
             _Layer(axis, f"{axis.module}.bias" in names)
             for axis in graph.out_axes
-            if axis.module in graph.bare and axis.units.ndim == 1 and free[axis.units].any()
+            if axis.module in graph.bare and free[axis.units].any()
         )
-        units = [layer.axis.units for layer in self.layers]
+        units = [layer.axis.units.ravel() for layer in self.layers]
         self.units = np.concatenate(units) if units else np.zeros(0, dtype=np.int64)
         self._free = free
         self._n_units = graph.n_units
@@ -79,14 +93,12 @@ class BareRows:
         """
         for layer in self.layers:
             weight = model.get_parameter(layer.axis.tensor)
-            held = torch.from_numpy(chosen[layer.axis.units]).to(weight.device)
+            held = torch.from_numpy(chosen[layer.axis.units.ravel()]).to(weight.device)
             norm = layer.rows(model).norm(dim=1)
             factor = torch.where(held & (norm > row), row / norm.clamp(min=1e-30), 1.0)
-            shape = [1] * weight.ndim
-            shape[layer.axis.dim] = -1
-            scaled = weight * factor.to(weight.dtype).view(shape)
-            gone = (held & (row == 0)).view(shape)
-            weight.copy_(scaled.masked_fill(gone, 0))
+            seen = layer.seen(weight)
+            scaled = seen * layer.over(factor.to(weight.dtype), weight)
+            seen.copy_(scaled.masked_fill(layer.over(held & (row == 0), weight), 0))
             shift = layer.bias(model)
             if shift is not None:
                 shift.copy_(torch.where(held, shift.clamp(-bias, bias), shift))
@@ -96,15 +108,13 @@ class BareRows:
         """Give the averaged model the exact zeros of ``model``, in place."""
         for layer in self.layers:
             weight = ema.get_parameter(layer.axis.tensor)
-            free = torch.from_numpy(self._free[layer.axis.units]).to(weight.device)
+            free = torch.from_numpy(self._free[layer.axis.units.ravel()]).to(weight.device)
             zero = (layer.rows(model) == 0).all(dim=1) & free
             bias, averaged = layer.bias(model), layer.bias(ema)
             if bias is not None and averaged is not None:
                 zero &= bias == 0
                 averaged.masked_fill_(zero, 0)
-            shape = [1] * weight.ndim
-            shape[layer.axis.dim] = -1
-            weight.masked_fill_(zero.view(shape), 0)
+            layer.seen(weight).masked_fill_(layer.over(zero, weight), 0)
 
     def alive_units(self, model: nn.Module) -> NDArray[np.bool_]:
         """Bool ``[n_units]``: units into which some bare layer puts something."""
@@ -120,8 +130,8 @@ class BareRows:
             if weight.grad is None:
                 found.append(torch.zeros(layer.axis.units.size, device=weight.device))
                 continue
-            product = (weight.float() * weight.grad.float()).movedim(layer.axis.dim, 0)
-            term = product.flatten(1).sum(1)
+            product = layer.seen(weight.float() * weight.grad.float())
+            term = product.reshape(layer.axis.units.size, -1).sum(1)
             bias = layer.bias(model)
             if bias is not None and bias.grad is not None:
                 term = term + bias.float() * bias.grad.float()
