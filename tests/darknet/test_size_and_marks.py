@@ -40,7 +40,7 @@ def test_utf16_is_named(tmp_path: Path) -> None:
 
 COSTLY = {
     "wide layers": NET.format(32) + (CONV.format(65536, 1, 1) + CONV.format(2048, 1, 1)) * 3 + HEAD,
-    "large kernels": NET.format(32) + CONV.format(512, 255, 1) + HEAD,
+    "large kernels": NET.format(32) + (CONV.format(512, 255, 1) + CONV.format(3, 1, 1)) * 6 + HEAD,
     "a huge picture": NET.format(16384) + CONV.format(64, 1, 1) * 3 + HEAD,
     "upsampling": NET.format(32)
     + CONV.format(256, 1, 1)

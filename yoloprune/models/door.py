@@ -106,6 +106,7 @@ def _load_darknet(
     path: str | Path, weights: str | Path | None, scratch: bool
 ) -> tuple[DarknetModel, Source]:
     cfg_path = find_cfg(path)
+    settle(cfg_path.parent)  # a save of the pair that was killed is completed or undone
     model = DarknetModel(read_cfg(cfg_path))
     names = _with_suffix(cfg_path, ".names")
     if names.is_file():

@@ -117,11 +117,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         PlanError: the budget cannot be met.
         CutError: the self-test found that outputs changed; nothing is written.
     """
-    check_finite(model)
-    check_writable(options.out)
-    check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
-    if options.data:
-        check_data(model, options.data, options.split)
+    _check(model, options)
     stages = _Stages()
     dense = model
     if options.split_routes:
@@ -165,6 +161,15 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "environment": asdict(environment(options.device)),
     }
     return SlimResult(model=thin, plan=plan, graph=graph, scores=scores, summary=summary)
+
+
+def _check(model: nn.Module, options: SlimOptions) -> None:
+    """All that can be known to fail before any work."""
+    check_finite(model)
+    check_writable(options.out)
+    check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
+    if options.data:
+        check_data(model, options.data, options.split)
 
 
 def _quality(
