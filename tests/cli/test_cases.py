@@ -146,3 +146,9 @@ def test_data_sets_of_users_are_read_alike_by_val_and_train(data: str, cases: Pa
     done = run("val", "out/weights/last.cfg", "--data", source, "--imgsz", 32)
     assert done.exit_code == 0, (done.stdout, done.stderr, done.exception)
     assert "2 pictures" in done.stdout
+
+
+def test_export_calibrates_on_no_data_that_runs_code(cases: Path) -> None:
+    data = cases / "code/download/data.yaml"
+    line = refused("export", DEMO, "-o", "out", "--imgsz", 32, "--set", f"data={data}")
+    assert "missing/images does not exist" in line

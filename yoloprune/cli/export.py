@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +31,11 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import show_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yoloprune.models.export import ExportOptions
 
 
 @command
@@ -80,11 +88,25 @@ def export(
             extra=extra,
             overwrite=overwrite,
         )
-        result = export_model(loaded, source.model.stem, options)
+        with _handed(loaded, options) as options:
+            result = export_model(loaded, source.model.stem, options)
     record = {"model": str(source.model), **result.to_dict()}
     _show(record)
     write_json(json_file, record)
     say(f"results in {folder}")
+
+
+@contextmanager
+def _handed(model: nn.Module, options: ExportOptions) -> Iterator[ExportOptions]:
+    """Let Ultralytics calibrate on pictures that were read here, and fetch none."""
+    from yoloprune.measure.handover import handed_over, only_what_was_handed
+    from yoloprune.models.checkpoint import task_of
+
+    with tempfile.TemporaryDirectory(prefix="yoloprune-") as folder, only_what_was_handed():
+        extra = dict(options.extra)
+        if extra.get("data"):
+            extra["data"] = str(handed_over(extra["data"], Path(folder), task=task_of(model)))
+        yield replace(options, extra=extra)
 
 
 def _show(record: Mapping[str, Any]) -> None:
