@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +110,14 @@ def draw(task: str, folder: Path) -> Path:
     return folder / "data.yaml"
 
 
-def yoloprune(*args: object, cwd: Path) -> tuple[str, float]:
-    """Run a command: ``ok``, or what it says on stderr; and its seconds."""
-    start = time.perf_counter()
+def yoloprune(*args: object, cwd: Path) -> str:
+    """Run a command: ``ok``, or what it says on stderr."""
     command = [sys.executable, "-m", "yoloprune", *map(str, args), "--device", "cpu"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
     if done.returncode == 0:
-        return "ok", seconds
-    return (done.stderr.strip().splitlines() or ["failed"])[-1], seconds
+        return "ok"
+    return (done.stderr.strip().splitlines() or ["failed"])[-1]
 
 
 def trained(task: str, data: Path, folder: Path, epochs: int) -> Path:
@@ -129,7 +126,7 @@ def trained(task: str, data: Path, folder: Path, epochs: int) -> Path:
         text = CFG + "".join(CONV.format(f, s) for f, s in ((16, 2), (32, 2), (64, 2), (64, 1)))
         (folder / "net.cfg").write_text(text + HEAD)
         out = folder / "dense"
-        said, _ = yoloprune(
+        said = yoloprune(
             "train", "net.cfg", "--scratch", "--data", data, "--epochs", epochs, "--imgsz", SIZE,
             "--batch", 4, "-o", out, *settings(), cwd=folder,
         )  # fmt: skip
@@ -197,14 +194,14 @@ def row(task: str, folder: Path, epochs: int) -> dict[str, Any]:
     number = TASKS[task][1]
     picture = next((folder / "data").rglob("*.png"))
     found: dict[str, Any] = {"task": task, "model": TASKS[task][0]}
-    found["info"], _ = yoloprune("info", model, cwd=folder)
+    found["info"] = yoloprune("info", model, cwd=folder)
     slim = ("slim", model, "--percent", 0.3, "--data", data, "--imgsz", SIZE, "-o", "slim")
-    found["slim"], found["slim_s"] = yoloprune(*slim, "--json", "slim.json", cwd=folder)
+    found["slim"] = yoloprune(*slim, "--json", "slim.json", cwd=folder)
     val = ("val", model, "--data", data, "--imgsz", SIZE, "--json", "val.json")
-    found["val"], found["val_s"] = yoloprune(*val, cwd=folder)
-    found["predict"], _ = yoloprune("predict", model, picture, "--imgsz", SIZE, cwd=folder)
+    found["val"] = yoloprune(*val, cwd=folder)
+    found["predict"] = yoloprune("predict", model, picture, "--imgsz", SIZE, cwd=folder)
     train = ("train", model, "--data", data, "--epochs", 1, "--imgsz", SIZE, "--batch", 4)
-    found["train"], found["train_s"] = yoloprune(*train, "-o", "tuned", *settings(), cwd=folder)
+    found["train"] = yoloprune(*train, "-o", "tuned", *settings(), cwd=folder)
     record = json.loads((folder / "val.json").read_text())
     after = json.loads((folder / "slim.json").read_text())["after"]
     found |= {
