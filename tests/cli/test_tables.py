@@ -166,7 +166,8 @@ RECORDS: dict[str, dict[str, Any]] = {
     },
     "val": {
         "model": EVIL, "data": EVIL, "split": "val", "images": 5000, "imgsz": [640, 640],
-        "metrics": METRICS,
+        "metrics": METRICS, "task": "detect", "boxes": True,
+        "by": dict.fromkeys(METRICS, "pycocotools"),
     },
     "slim": {
         "model": EVIL, "imgsz": [640, 640], "before": SIDE, "after": SIDE, "criterion": "gamma",

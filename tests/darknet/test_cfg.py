@@ -77,7 +77,7 @@ def test_with_options_replaces_in_place() -> None:
     cfg = parse_cfg(ODD, "odd.cfg")
     conv = cfg.layers[0].with_options({"filters": 8, "size": 1})
     new = cfg.with_layers((conv, cfg.layers[1]))
-    expected = ODD.replace("filters= 16   # was 32", "filters= 8   # was 32")
+    expected = ODD.replace("filters= 16   # was 32", "filters= 8")
     assert new.text == expected.replace("size=3", "size=1")
     assert new.layers[0].get_int("size") == 1
     assert cfg.text == ODD  # the old one is as it was
@@ -209,7 +209,9 @@ def test_with_options_changes_one_value_only(
         assert [x for i, x in enumerate(new.lines) if i != at] == [
             x for i, x in enumerate(old.lines) if i != at
         ]
-        assert new.lines[at].partition("#")[1:] == old.lines[at].partition("#")[1:]
+        if old.get_str(key) == str(value):
+            assert new.lines[at] == old.lines[at]
+        assert new.lines[at].endswith("\n") == old.lines[at].endswith("\n")
     else:
         assert [line for line in new.lines if not line.startswith(f"{key}=")] == list(old.lines)
 
@@ -293,9 +295,9 @@ def test_what_a_file_says_cannot_play_tricks_on_a_terminal() -> None:
 
 
 def test_files_that_are_no_cfg(tmp_path: Path) -> None:
-    with pytest.raises(CfgError, match="nothing.cfg: cannot be read: No such file"):
+    with pytest.raises(CfgError, match="nothing.cfg: no such file"):
         read_cfg(tmp_path / "nothing.cfg")
-    with pytest.raises(CfgError, match="cannot be read: Is a directory"):
+    with pytest.raises(CfgError, match="cannot be read .Is a directory"):
         read_cfg(tmp_path)
     (tmp_path / "b.cfg").write_bytes(b"[net]\nwidth=1\n\0\0\x7f")
     with pytest.raises(CfgError, match="b.cfg: is a binary file, expected the text"):

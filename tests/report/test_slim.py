@@ -210,7 +210,9 @@ def test_a_page_shows_any_name_and_can_be_written(name: str, shown: str, tmp_pat
         "files": {"model": [f"one {name}", f"two {name}"]},
         "environment": {name: name},
     }
-    html = write_slim_report(tmp_path, record, made_plan, graph, scores).read_text("utf-8")
+    html = write_slim_report(tmp_path / "r.html", record, made_plan, graph, scores).read_text(
+        "utf-8"
+    )
     texts = _Page(html).text
     assert f"{shown}.pt, slimmed" in texts
     assert f"one {shown}\ntwo {shown}" in texts

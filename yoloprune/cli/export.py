@@ -100,8 +100,10 @@ def export(
 def _handed(model: nn.Module, options: ExportOptions) -> Iterator[ExportOptions]:
     """Let Ultralytics calibrate on pictures that were read here, and fetch none."""
     from yoloprune.measure.handover import handed_over, only_what_was_handed
+    from yoloprune.measure.sound import check_finite
     from yoloprune.models.checkpoint import task_of
 
+    check_finite(model)
     with tempfile.TemporaryDirectory(prefix="yoloprune-") as folder, only_what_was_handed():
         extra = dict(options.extra)
         if extra.get("data"):

@@ -123,7 +123,9 @@ class Section:
             match = _VALUE.match(lines[at])
             assert match, "a line with a key has an equals sign"
             # what stands behind the value was said of the old one
-            rest = match[3] if not match[3].strip() else "\n" * match[3].endswith("\n")
+            rest = match[3]
+            if str(changes[key]) != match[2] and rest.strip():
+                rest = "\n" * rest.endswith("\n")
             lines[at] = f"{match[1]}{changes[key]}{rest}"
         added = [f"{key}={value}{end}" for key, value in changes.items() if key not in self.options]
         if added and not lines[last].endswith("\n"):  # the file's last line

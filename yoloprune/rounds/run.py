@@ -34,6 +34,9 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.size import count, file_bytes
+from yoloprune.measure.sound import check_finite
+from yoloprune.measure.tasks import BOXES, look
+from yoloprune.models.checkpoint import task_of
 from yoloprune.models.door import Source, digest, input_size_of, load, save, torch_device
 from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.report.rounds import write_rounds_picture
@@ -182,10 +185,18 @@ class _Run:
             )
         check_writable(out)
         self.recipe, self.out = recipe, out
-        self.dataset = load_dataset(recipe.data, split="val")
+        look(recipe.data)
         begun = (out / STATE).is_file()
         torch.manual_seed(recipe.seed)  # of random weights
         self.start, self.source = load(recipe.model, recipe.weights, scratch=recipe.scratch)
+        check_finite(self.start)
+        task = task_of(self.start)
+        if task not in BOXES:
+            raise RecipeError(
+                f"model: {recipe.model} is of the task {task}, whose rounds are not measured, "
+                f"expected one of {', '.join(BOXES)}."
+            )
+        self.dataset = load_dataset(recipe.data, split="val", task=task)
         identity = {
             "model_sha256": digest(self.source),
             **recipe.model_dump(mode="json"),
