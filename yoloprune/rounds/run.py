@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from yoloprune.files import (
     check_writable,
     held,
     replacing_together,
-    sha256,
     sweep,
     write_bytes,
 )
@@ -41,15 +40,14 @@ from yoloprune.models.door import Source, digest, input_size_of, load, save, tor
 from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
-from yoloprune.rounds.folder import RECORD, STATE, changes
+from yoloprune.rounds.folder import RECORD, STATE
 from yoloprune.rounds.recipe import Recipe, TrainSection
+from yoloprune.rounds.state import State
 from yoloprune.train.folder import forget
 from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 
 log = logging.getLogger(__name__)
-
-VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,78 +61,6 @@ class RunResult:
 
     model: nn.Module
     record: dict[str, Any]
-
-
-@dataclass(slots=True)
-class _State:
-    """What is done, on disk after every stage.
-
-    Attributes:
-        path: of ``state.json``.
-        recipe: what the run began with.
-        stages: name of a finished stage → its files with their digests, and its record.
-    """
-
-    path: Path
-    recipe: dict[str, Any]
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @staticmethod
-    def open(path: Path, recipe: dict[str, Any]) -> _State:
-        """The state of a folder, new where there is none.
-
-        Raises:
-            RecipeError: it is of another recipe, or damaged.
-        """
-        if not path.is_file():
-            state = _State(path, recipe)
-            state.write()
-            return state
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version, before, stages = data["version"], data["recipe"], data["stages"]
-            for stage in stages.values():
-                {**stage["files"]}, {**stage["record"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise RecipeError(f"{path}: is damaged. Choose another folder with -o.") from exc
-        if version != VERSION:
-            raise RecipeError(f"{path}: is of version {version}, expected {VERSION}.")
-        changed = changes(before, recipe)
-        if changed:
-            raise RecipeError(
-                f"{path.parent}: was begun with another recipe, changed since: "
-                f"{'; '.join(changed)}. Choose another folder with -o, undo the change, or replace "
-                "it with --overwrite."
-            )
-        return _State(path, recipe, stages)
-
-    def write(self) -> None:
-        """Put it on disk, whole."""
-        data = {"version": VERSION, "recipe": self.recipe, "stages": self.stages}
-        write_bytes(self.path, (json.dumps(data, indent=2) + "\n").encode())
-
-    def enter(self, name: str, files: tuple[Path, ...], record: dict[str, Any]) -> None:
-        """A stage is done."""
-        digests = {str(f.relative_to(self.path.parent)): sha256(f) for f in files}
-        self.stages[name] = {"files": digests, "record": record}
-        self.write()
-
-    def files(self, name: str) -> tuple[Path, ...]:
-        """The files of a finished stage.
-
-        Raises:
-            RecipeError: one is missing, or no longer what the stage wrote.
-        """
-        found = []
-        for relative, expected in self.stages[name]["files"].items():
-            file = self.path.parent / relative
-            if not file.is_file() or sha256(file) != expected:
-                raise RecipeError(
-                    f"{file}: is not what the stage {name} left there. Put it back, or choose "
-                    "another folder with -o."
-                )
-            found.append(file)
-        return tuple(found)
 
 
 def run_recipe(recipe: Recipe, out: Path, *, overwrite: bool = False) -> RunResult:
@@ -201,7 +127,7 @@ class _Run:
             "model_sha256": digest(self.source),
             **recipe.model_dump(mode="json"),
         }
-        self.state = _State.open(out / STATE, identity)
+        self.state = State.open(out / STATE, identity)
         if begun:
             log.info("going on with %s: %d stages are done", out, len(self.state.stages))
         self.size = input_size_of(self.start, recipe.imgsz)
