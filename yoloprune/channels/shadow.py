@@ -132,13 +132,15 @@ def _view(flat: IdArray, tensor: Tensor) -> IdArray:
 
 
 def compact(ids: IdArray) -> IdArray:
-    """The same ids of the same shape, in memory of their own and only where they differ.
+    """The same ids of the same shape, in memory of their own: one for each channel of a picture.
 
     What is kept of every module's inputs would otherwise keep whole activations.
     """
-    index = tuple(
-        slice(0, 1) if (ids == ids[(slice(None),) * axis + (slice(0, 1),)]).all() else slice(None)
-        for axis in range(ids.ndim)
-    )
-    kept: IdArray = np.broadcast_to(ids[index].copy(), ids.shape)
-    return kept
+    if ids.ndim > 2:
+        whole = (slice(None), slice(None))
+        line: IdArray = ids[whole + (slice(0, 1),) * (ids.ndim - 2)]
+        if (ids == line).all():
+            kept: IdArray = np.broadcast_to(line.copy(), ids.shape)
+            return kept
+    copied: IdArray = ids.copy()
+    return copied
