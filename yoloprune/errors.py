@@ -78,3 +78,15 @@ class ExportError(YoloPruneError):
 
 class MeasureError(YoloPruneError):
     """A measurement cannot be made, or would not mean anything."""
+
+
+def first_line(exc: BaseException) -> str:
+    """What a foreign exception says, in one line; the name of its class where it says nothing."""
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__
+
+
+def typed_line(exc: BaseException, most: int = 160) -> str:
+    """Class and first line of a foreign exception, of which ``most`` characters are kept."""
+    lines = str(exc).strip().splitlines() or [""]
+    return f"{type(exc).__name__}: {lines[0][:most]}"

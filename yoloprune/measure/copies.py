@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from yoloprune.errors import MeasureError
+from yoloprune.errors import MeasureError, first_line
 
 
 def structural_copy(model: nn.Module) -> nn.Module:
@@ -49,6 +49,6 @@ def find_device(name: str) -> torch.device:
         device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as exc:
-        reason = str(exc).splitlines()[0]
+        reason = first_line(exc)
         raise MeasureError(f"device {name!r}: not available here: {reason}") from exc
     return device

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.errors import MeasureError
+from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.copies import find_device
 from yoloprune.measure.environment import Environment, environment
 from yoloprune.measure.fuse import fuse, is_fused
@@ -170,7 +170,7 @@ def _runner(name: str, model: nn.Module, image: torch.Tensor) -> nn.Module:
     try:
         return fuse(runner, image[:1])
     except RuntimeError as exc:
-        reason = str(exc).splitlines()[0]
+        reason = first_line(exc)
         raise MeasureError(
             f"{name}: cannot run on an input of {list(image.shape)}: {reason}"
         ) from exc

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.errors import MeasureError
+from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.copies import device_of, structural_copy
 from yoloprune.measure.environment import Environment, environment
 from yoloprune.measure.images import input_size
@@ -104,7 +104,7 @@ def count(model: nn.Module, imgsz: int | tuple[int, int], *, channels: int = 3) 
     try:
         tracker.watch(runner, image)
     except RuntimeError as exc:
-        reason = str(exc).splitlines()[0]
+        reason = first_line(exc)
         raise MeasureError(
             f"{type(model).__name__}: cannot run on an input of {list(image.shape)}: {reason}"
         ) from exc

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.errors import DataError, MeasureError
+from yoloprune.errors import DataError, MeasureError, first_line
 from yoloprune.measure.accuracy import Accuracy, evaluate
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.measure.data import Dataset, load_dataset
@@ -209,7 +209,7 @@ def _stock(
             AssertionError, FileNotFoundError, IndexError, KeyError, RuntimeError, TypeError,
             ValueError,
         ) as exc:  # fmt: skip
-            line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+            line = first_line(exc)
             raise MeasureError(f"{data}: cannot be measured for task {task}: {line}") from exc
     return {ours: float(found[theirs]) for ours, theirs in _STOCK[task].items()}
 

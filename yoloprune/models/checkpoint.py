@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from yoloprune.errors import CheckpointError
+from yoloprune.errors import CheckpointError, typed_line
 from yoloprune.files import write_bytes
 from yoloprune.models.description import check_description
 from yoloprune.models.marker import mark, unmarked
@@ -53,13 +53,13 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> nn.Module:
         try:
             _check_whole(inner, path)
         except (AttributeError, TypeError, KeyError) as exc:
-            raise CheckpointError(f"{path}: is damaged ({_first_line(exc)}).") from exc
+            raise CheckpointError(f"{path}: is damaged ({typed_line(exc)}).") from exc
     try:
         model = cast(nn.Module, inner).float().eval()
         for parameter in model.parameters():
             parameter.requires_grad_(True)
     except (AttributeError, TypeError, KeyError, RuntimeError) as exc:  # parts that are not there
-        raise CheckpointError(f"{path}: is damaged ({_first_line(exc)}).") from exc
+        raise CheckpointError(f"{path}: is damaged ({typed_line(exc)}).") from exc
     args = checkpoint.get("train_args")
     model.args = dict(args) if isinstance(args, Mapping) else {}  # type: ignore[assignment]
     return model
@@ -146,14 +146,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
     except ModuleNotFoundError as exc:
         raise CheckpointError(f"{path}: {_missing(exc.name or str(exc))}") from exc
     except Exception as exc:  # a damaged pickle can raise anything: IndexError, struct.error …
-        raise CheckpointError(
-            f"{path}: is damaged, or no checkpoint ({_first_line(exc)})."
-        ) from exc
-
-
-def _first_line(exc: Exception) -> str:
-    first = (str(exc).strip().splitlines() or [""])[0][:160]
-    return f"{type(exc).__name__}: {first}"
+        raise CheckpointError(f"{path}: is damaged, or no checkpoint ({typed_line(exc)}).") from exc
 
 
 def _named(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from yoloprune.errors import CheckpointError
+from yoloprune.errors import CheckpointError, typed_line
 from yoloprune.texts import read_yaml
 
 ACTIVATIONS = (
@@ -274,9 +274,8 @@ def _built(described: dict[str, Any], path: Path) -> nn.Module:
     except CheckpointError:
         raise
     except Exception as exc:  # its builder does not check: KeyError, TypeError …
-        reason = (str(exc).splitlines() or [""])[0][:160]
         raise CheckpointError(
-            f"{path}: is no Ultralytics model description ({type(exc).__name__}: {reason})."
+            f"{path}: is no Ultralytics model description ({typed_line(exc)})."
         ) from exc
     model.args = {**DEFAULT_CFG_DICT, "model": str(path), "task": task}
     model.task = task

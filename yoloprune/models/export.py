@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.darknet.network import DarknetModel
-from yoloprune.errors import ExportError
+from yoloprune.errors import ExportError, typed_line
 from yoloprune.files import FOLDER, check_space, check_writable
 from yoloprune.models.checkpoint import task_of
 from yoloprune.models.difference import TOLERANCE, difference
@@ -166,10 +166,7 @@ def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, 
             f"For ONNX: pip install 'yoloprune[runtimes]'."
         ) from exc
     except Exception as exc:  # a converter can raise anything
-        first = (str(exc).strip().splitlines() or [""])[0][:300]
-        raise ExportError(
-            f"{options.format}: the export failed ({type(exc).__name__}: {first})."
-        ) from exc
+        raise ExportError(f"{options.format}: the export failed ({typed_line(exc, 300)}).") from exc
     return exporter, Path(made)
 
 

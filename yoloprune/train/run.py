@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from yoloprune.errors import DataError, TrainError
+from yoloprune.errors import DataError, TrainError, first_line
 from yoloprune.files import check_space, held
 from yoloprune.measure.handover import handed_over, only_what_was_handed
 from yoloprune.measure.sound import check_finite
@@ -188,7 +188,7 @@ def _trained(model: nn.Module, out: Path, options: TrainOptions, progress: _Prog
         except (
             AssertionError, IndexError, OSError, RuntimeError, ValueError, CalledProcessError
         ) as exc:  # fmt: skip
-            raise TrainError(f"training failed: {_first_line(exc)}") from exc
+            raise TrainError(f"training failed: {first_line(exc)}") from exc
     return trainer
 
 
@@ -266,9 +266,9 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
     try:
         return kind(overrides=settings)
     except (RuntimeError, FileNotFoundError) as exc:
-        raise DataError(f"{options.data}: {_first_line(exc)}") from exc
+        raise DataError(f"{options.data}: {first_line(exc)}") from exc
     except (SyntaxError, TypeError, ValueError) as exc:
-        raise TrainError(f"--set: {_first_line(exc)}") from exc
+        raise TrainError(f"--set: {first_line(exc)}") from exc
 
 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
@@ -303,7 +303,3 @@ def _distillation(model: nn.Module, options: DistillOptions | None) -> dict[str,
         "distill_model": str(Path(options.teacher).resolve()),
         "dis": DIS * options.weight,
     }
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
