@@ -1,4 +1,4 @@
-"""How much memory a file may ask for, before any of it is given."""
+"""What a file may ask for, before any of it is given: limits that a user can raise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,26 @@ MEMORY_VARIABLE = "YOLOPRUNE_MAX_MEMORY"
 """Environment variable: bytes that a network may need, such as ``16G`` or ``500M``."""
 MAX_MEMORY = 8 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def count_from(
+    variable: str, default: int, what: str, error: Callable[[str], YoloPruneError]
+) -> int:
+    """A limit in whole numbers: the default, or what the user's environment says.
+
+    Args:
+        variable: its name.
+        default: where it is not set.
+        what: that is counted, for people.
+        error: what to raise.
+
+    Raises:
+        YoloPruneError: the environment says no number.
+    """
+    wanted = os.environ.get(variable, "")
+    if wanted and not wanted.isdecimal():
+        raise error(f"{variable}: expected a number of {what}, got {wanted!r}.")
+    return int(wanted) if wanted else default
 
 
 def max_memory(error: Callable[[str], YoloPruneError]) -> int:

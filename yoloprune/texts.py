@@ -91,6 +91,11 @@ def _limit(most_mb: float, error: Error) -> float:
     return limit
 
 
+def cut(text: str, most: int) -> str:
+    """A text, or as much of it as ``most`` characters hold with an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 @dataclass(frozen=True, slots=True)
 class YamlText:
     """What a YAML says, and where.

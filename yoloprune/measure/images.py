@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from yoloprune.errors import DataError, MeasureError
+from yoloprune.limits import count_from
 from yoloprune.texts import read_bytes
 
 ImageArray = NDArray[np.uint8]
@@ -121,10 +121,7 @@ def _check_pixels(path: Path) -> None:
     """Refuse a picture that claims more pixels than any camera has, before they are made."""
     from PIL import Image
 
-    wanted = os.environ.get(PIXELS_VARIABLE, "")
-    if wanted and not wanted.isdecimal():
-        raise DataError(f"{PIXELS_VARIABLE}: expected a number of pixels, got {wanted!r}.")
-    most = int(wanted) if wanted else MAX_PIXELS
+    most = count_from(PIXELS_VARIABLE, MAX_PIXELS, "pixels", DataError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloprune.errors import DataError
-from yoloprune.texts import read_text
+from yoloprune.texts import cut, read_text
 
 LabelArray = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def _box(
     class_id = numbers[0]
     if not class_id.is_integer() or not 0 <= class_id < classes:
         raise DataError(
-            f"{where}: class id out of range, got {_shown(words[0])}, expected 0 … {classes - 1}."
+            f"{where}: class id out of range, got {cut(words[0], 60)}, expected 0 … {classes - 1}."
             " Do the labels belong to this data file's list of names?"
         )
     # Key points that are not seen may lie anywhere; the box counts.
@@ -127,15 +127,11 @@ def _numbers(words: Sequence[str], where: str, keypoints: int) -> list[float]:
     try:
         numbers = [float(word) for word in words]
     except ValueError as exc:
-        raise DataError(f"{where}: not a number: {_shown(str(exc))}.") from exc
+        raise DataError(f"{where}: not a number: {cut(str(exc), 60)}.") from exc
     for word, number in zip(words, numbers, strict=True):
         if not math.isfinite(number):
-            raise DataError(f"{where}: not a finite number, got {_shown(word)!r}.")
+            raise DataError(f"{where}: not a finite number, got {cut(word, 60)!r}.")
     return numbers
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _bounding_box(points: Sequence[float]) -> tuple[float, float, float, float]:

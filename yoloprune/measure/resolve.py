@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from yoloprune.errors import DataError
-from yoloprune.texts import read_text, read_yaml
+from yoloprune.limits import count_from
+from yoloprune.texts import cut, read_text, read_yaml
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
@@ -217,8 +218,7 @@ def _whole(value: Any) -> Any:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(repr(value), 80)
 
 
 def _described_by_darknet(source: Path) -> Description:
@@ -278,7 +278,7 @@ def _expand(entry: str, roots: Sequence[Path], where: str) -> list[Path]:
 
 def _pictures_in(folder: Path, where: str) -> Iterator[Path]:
     """The pictures of a folder and of those in it, links followed once."""
-    most = _most_files()
+    most = count_from(FILES_VARIABLE, MAX_FILES, "files", DataError)
     seen = pictures = 0
     visited: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
@@ -298,13 +298,6 @@ def _pictures_in(folder: Path, where: str) -> Iterator[Path]:
                 f"is it the right folder? If so, list its pictures in a .txt, or set "
                 f"{FILES_VARIABLE} above {most}."
             )
-
-
-def _most_files() -> int:
-    wanted = os.environ.get(FILES_VARIABLE, "")
-    if wanted and not wanted.isdecimal():
-        raise DataError(f"{FILES_VARIABLE}: expected a number of files, got {wanted!r}.")
-    return int(wanted) if wanted else MAX_FILES
 
 
 def _read_list(path: Path, roots: Sequence[Path]) -> list[Path]:

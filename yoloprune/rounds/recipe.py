@@ -24,7 +24,7 @@ from pydantic import (
 from yoloprune.errors import RecipeError, YoloPruneError
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.score import Reduce
-from yoloprune.texts import MAX_YAML_MB, Where, parse_yaml, read_text
+from yoloprune.texts import MAX_YAML_MB, Where, cut, parse_yaml, read_text
 from yoloprune.train.options import (
     Decay,
     Distil,
@@ -258,7 +258,9 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     read = parse_yaml(text, path, RecipeError, unique=True)
     data, lines = read.value, read.lines
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: got {_shown(data)}, expected a recipe with model, data, slim.")
+        raise RecipeError(
+            f"{path}: got {cut(repr(data), 60)}, expected a recipe with model, data, slim."
+        )
     for name in ("train", "sparsify", "slim", "finetune", "stop"):
         if name in data and data[name] is None:
             raise RecipeError(
@@ -301,7 +303,7 @@ def _message(exc: ValidationError, lines: Mapping[Where, int], path: Path) -> st
     while known not in lines:
         known = known[:-1]
     where = f"{path}:{lines[known]}: " + (f"{name}: " if name else "")
-    kind, value = error["type"], _shown(error["input"])
+    kind, value = error["type"], cut(repr(error["input"]), 60)
     if kind == "extra_forbidden":
         fields = ", ".join(_section(at[:-1]).model_fields)
         return f"{where}is unknown, expected one of {fields}."
@@ -324,8 +326,3 @@ def _section(at: Where) -> type[BaseModel]:
         ("stop",): StopSection,
     }
     return kinds[at]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
