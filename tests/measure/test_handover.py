@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from yoloprune.errors import DataError
+from yoloprune.measure import images
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.handover import handed_over, only_what_was_handed
 from yoloprune.measure.resolve import FILES_VARIABLE, describe
@@ -141,6 +142,21 @@ def test_pictures_that_cannot_be_read_are_left_out_alike(
     assert "4 of 6 pictures cannot be read and are left out" in caplog.text
     theirs = stock_dataset(handed_over(data, tmp_path / "out"))
     assert [Path(f).name for f in theirs.im_files] == ["1.png", "2.png"]
+
+
+def test_a_picture_is_decoded_once_a_process_while_it_is_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Path] = []
+    real = images._problem
+    monkeypatch.setattr(images, "_problem", lambda path: decoded.append(path) or real(path))
+    load_dataset(data, split="train")
+    handed_over(data, tmp_path / "out")
+    assert sorted(p.parent.parent.name for p in decoded) == ["train"] * 2 + ["val"] * 2
+    changed = picture(data.parent / "train/images/1.png", (30, 30))
+    changed.write_bytes(changed.read_bytes()[:60])
+    assert [p.name for p in load_dataset(data, split="train").skipped] == ["1.png"]
+    assert len(decoded) == 5
 
 
 def test_labels_beside_the_pictures_are_found_by_both(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,24 @@ def read_image(path: Path) -> ImageArray:
 def picture_problem(path: Path) -> str | None:
     """Why a picture cannot be used, in words with its name; None where it can.
 
-    It is really decoded, at an eighth of its size where the format allows.
+    It is really decoded, at an eighth of its size where the format allows; once a process, as long
+    as the file is the same, for several stages of a run ask.
     """
+    try:
+        state = path.stat()
+        most = count_from(PIXELS_VARIABLE, MAX_PIXELS, "pixels", DataError)
+    except (OSError, DataError):  # which decoding it will tell
+        return _problem(path)
+    return _known_problem(path, (state.st_ino, state.st_size, state.st_mtime_ns), most)
+
+
+@lru_cache(maxsize=1 << 20)
+def _known_problem(path: Path, _state: tuple[int, ...], _most: int) -> str | None:
+    """As :func:`_problem`, by all that it depends on."""
+    return _problem(path)
+
+
+def _problem(path: Path) -> str | None:
     try:
         height, width = _decoded(path, cv2.IMREAD_REDUCED_GRAYSCALE_8).shape[:2]
     except DataError as exc:
