@@ -15,6 +15,7 @@ from ultralytics.nn.modules.block import CBFuse, CBLinear
 
 from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph
+from yoloprune.channels.table import tensors_in
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.models.description import load_description
@@ -85,13 +86,6 @@ NETS = {"CBLinear": fused, "shortcut": darknet}
 BUDGET = Budget(percent=0.2, min_channels=2)
 
 
-def tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [tensor for part in parts for tensor in tensors(part)]
-
-
 def change(model: nn.Module, graph: ChannelGraph, budget: Budget, side: int = 64) -> float:
     """How much a cut by gamma changes the decoded output, relative to its scale."""
     remove = Planner(graph).choose(score(model, graph), budget)
@@ -99,7 +93,7 @@ def change(model: nn.Module, graph: ChannelGraph, budget: Budget, side: int = 64
     thin = cut_units(model, graph, remove, compensate=False).eval()
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        before, after = tensors(model.eval()(x))[0], tensors(thin(x))[0]
+        before, after = tensors_in(model.eval()(x))[0], tensors_in(thin(x))[0]
     return float((before - after).abs().max() / before.abs().max())
 
 

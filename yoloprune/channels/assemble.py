@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -241,8 +241,8 @@ def _norms(tracer: Tracer) -> dict[str, str]:
             found[producer].add(reads.normed.get(where) if alone else None)
     single = {producer: norms for producer, norms in found.items() if len(norms) == 1}
     named = {p: norm for p, norms in single.items() for norm in norms if norm is not None}
-    uses = list(named.values())
-    return {producer: norm for producer, norm in named.items() if uses.count(norm) == 1}
+    uses = Counter(named.values())
+    return {producer: norm for producer, norm in named.items() if uses[norm] == 1}
 
 
 def _bare(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -45,7 +45,7 @@ class Context:
     """
 
     net: Shape
-    shapes: tuple[Shape, ...]
+    shapes: Sequence[Shape]
 
     @property
     def before(self) -> Shape:

@@ -49,6 +49,33 @@ class Lessons:
         return len(self.image)
 
     @staticmethod
+    def of(
+        where: tuple[Tensor, Tensor, Tensor, Tensor],
+        taught: Tensor,
+        reason: int,
+        iou: Tensor | None = None,
+    ) -> Lessons:
+        """Lessons for one reason.
+
+        Args:
+            where: image, slot, row and column, ``[K]`` each.
+            taught: truths ``[K, 5]``: relative box and class.
+            reason: of all of them.
+            iou: ``[K]``; None where the prediction is not the reason.
+        """
+        image, slot, row, column = where
+        return Lessons(
+            image=image,
+            slot=slot,
+            row=row,
+            column=column,
+            truth=taught[:, :4],
+            cls=taught[:, 4].long(),
+            iou=torch.zeros_like(taught[:, 0]) if iou is None else iou,
+            reason=torch.full_like(image, reason),
+        )
+
+    @staticmethod
     def join(parts: Sequence[Lessons]) -> Lessons:
         """All lessons of several lists."""
         names = [f.name for f in fields(Lessons)]
@@ -112,16 +139,8 @@ def lessons_by_truth(
     image, at, place = chosen.nonzero(as_tuple=True)
     taught = truth[image, at]
     column, row = cells_of(point(taught), grid.cells)
-    return Lessons(
-        image=image,
-        slot=slots[torch.where(place == 0, best[image, at, 0], place - 1)],
-        row=row,
-        column=column,
-        truth=taught[:, :4],
-        cls=taught[:, 4].long(),
-        iou=torch.zeros_like(taught[:, 0]),
-        reason=torch.full_like(image, BY_TRUTH),
-    )
+    slot = slots[torch.where(place == 0, best[image, at, 0], place - 1)]
+    return Lessons.of((image, slot, row, column), taught, BY_TRUTH)
 
 
 def lessons_by_prediction(
@@ -130,16 +149,7 @@ def lessons_by_prediction(
     """The best truth of each prediction in ``where`` ``[B, na, H, W]``."""
     image, slot, row, column = where.nonzero(as_tuple=True)
     taught = truth[image, index[where]]
-    return Lessons(
-        image=image,
-        slot=slot,
-        row=row,
-        column=column,
-        truth=taught[:, :4],
-        cls=taught[:, 4].long(),
-        iou=iou[where],
-        reason=torch.full_like(image, reason),
-    )
+    return Lessons.of((image, slot, row, column), taught, reason, iou[where])
 
 
 def gather(values: Tensor, lessons: Lessons) -> Tensor:

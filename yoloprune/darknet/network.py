@@ -160,7 +160,7 @@ def _walk(cfg: Cfg) -> tuple[Shape, tuple[Shape, ...], list[tuple[nn.Module, tup
     shapes: list[Shape] = []
     built: list[tuple[nn.Module, tuple[int, ...]]] = []
     for section in cfg.layers:
-        layer = build_layer(section, Context(net, tuple(shapes)))
+        layer = build_layer(section, Context(net, shapes))
         _check_sources(section, layer.sources, built)
         weights += sum(p.numel() for p in layer.module.parameters())
         if weights > MAX_WEIGHTS:

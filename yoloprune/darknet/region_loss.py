@@ -75,16 +75,8 @@ def _region_lessons(
     sizes = pred[image, :, 2:4, row, column]
     if options.bias_match:
         sizes = (anchors / cells).expand_as(sizes)
-    return Lessons(
-        image=image,
-        slot=shape_iou(sizes, taught[:, None, 2:4], "iou").argmax(dim=1),
-        row=row,
-        column=column,
-        truth=taught[:, :4],
-        cls=taught[:, 4].long(),
-        iou=torch.zeros_like(taught[:, 0]),
-        reason=torch.full_like(image, BY_TRUTH),
-    )
+    slot = shape_iou(sizes, taught[:, None, 2:4], "iou").argmax(dim=1)
+    return Lessons.of((image, slot, row, column), taught, BY_TRUTH)
 
 
 def _region_boxes(

@@ -73,22 +73,17 @@ def load(
     if weights is not None:
         raise FormatError(f"{path}: takes no --weights, since it is no .cfg, got {weights}.")
     if suffix == ".pt":
+        from yoloprune.models.checkpoint import read_checkpoint
         from yoloprune.models.released import find_checkpoint
 
         found = find_checkpoint(Path(path))
         with _kept_if_it_loads(found):
-            return _load_checkpoint(found, trust), Source(found)
+            return read_checkpoint(found, trust=trust), Source(found)
     if suffix in (".yaml", ".yml"):
         from yoloprune.models.description import load_description
 
         return load_description(Path(path)), Source(Path(path))
     raise FormatError(f"{path}: unknown kind of model, expected .cfg, .pt or .yaml.")
-
-
-def _load_checkpoint(path: Path, trust: bool) -> nn.Module:
-    from yoloprune.models.checkpoint import read_checkpoint
-
-    return read_checkpoint(path, trust=trust)
 
 
 @contextmanager

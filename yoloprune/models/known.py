@@ -66,10 +66,10 @@ _ALIASES = {
 """Classes that have another name today."""
 _MODULE_PACKAGES = ("torch.nn.modules", "ultralytics.nn.modules")
 """Whose submodules hold layers."""
+_MODEL_MODULES = {*_MODULE_PACKAGES, "ultralytics.nn.tasks"}
+"""Of which nothing but layers and models may be rebuilt."""
 _CLASS_MODULES = {
-    "torch.nn.modules",
-    "ultralytics.nn.modules",
-    "ultralytics.nn.tasks",
+    *_MODEL_MODULES,
     "ultralytics.nn.distill_model",
     "ultralytics.utils.loss",
     "ultralytics.utils.tal",
@@ -161,10 +161,7 @@ def is_own(module: str) -> bool:
 
 def may_rebuild(module: str, kind: type) -> bool:
     """Whether a class is a layer, loss or transform that holds what it was given and no more."""
-    package = module.rpartition(".")[0]
-    if package in _MODULE_PACKAGES or module in ("torch.nn.modules", "ultralytics.nn.modules"):
-        return issubclass(kind, nn.Module)
-    if module == "ultralytics.nn.tasks":
+    if module.rpartition(".")[0] in _MODULE_PACKAGES or module in _MODEL_MODULES:
         return issubclass(kind, nn.Module)
     return (module in _CLASS_MODULES or is_own(module)) and kind.__module__ == module
 

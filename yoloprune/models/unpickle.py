@@ -49,10 +49,7 @@ def load_trusted(path: Path) -> Any:
         ModuleNotFoundError: it names a package that is not installed.
         Exception: whatever it raises.
     """
-    module = types.ModuleType("yoloprune_trusting_pickle")
-    module.Unpickler = _Trusting  # type: ignore[attr-defined]
-    module.load = lambda file, **options: _Trusting(file, **options).load()  # type: ignore[attr-defined]
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+    return _loaded(path, _Trusting)
 
 
 class _Trusting(pickle.Unpickler):
@@ -80,7 +77,7 @@ def load(path: Path) -> Any:
             raise MisuseError(f"claims {stored} bytes")
     elif _starts_as_tar(path):
         raise MisuseError("is in a form that torch has not written since 2017")
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module())
+    return _loaded(path, _Unpickler)
 
 
 def _starts_as_tar(path: Path) -> bool:
@@ -88,13 +85,13 @@ def _starts_as_tar(path: Path) -> bool:
         return file.read(265)[257:262] == b"ustar"
 
 
-def _pickle_module() -> Any:
-    """What ``torch.load`` takes a pickle module to be."""
-    module = types.ModuleType("yoloprune_restricted_pickle")
-    module.Unpickler = _Unpickler  # type: ignore[attr-defined]
-    module.load = lambda file, **options: _Unpickler(file, **options).load()  # type: ignore[attr-defined]
-    module.loads = lambda data, **options: _Unpickler(io.BytesIO(data), **options).load()  # type: ignore[attr-defined]
-    return module
+def _loaded(path: Path, unpickler: Any) -> Any:
+    """What ``torch.load`` makes of a file, handed an unpickler as it takes a pickle module."""
+    module: Any = types.ModuleType("yoloprune_pickle")
+    module.Unpickler = unpickler
+    module.load = lambda file, **options: unpickler(file, **options).load()
+    module.loads = lambda data, **options: unpickler(io.BytesIO(data), **options).load()
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
 
 
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
