@@ -32,6 +32,19 @@ def changes(before: Any, now: Any, at: str = "") -> list[str]:
     return [] if before == now else [f"{at}: {before!r} → {now!r}"]
 
 
+def refuse_changes(folder: Path, changed: list[str]) -> None:
+    """Let a run not go on with another recipe than it was begun with.
+
+    Raises:
+        RecipeError: something changed; it says what.
+    """
+    if changed:
+        raise RecipeError(
+            f"{folder}: was begun with another recipe, changed since: {'; '.join(changed)}. "
+            "Choose another folder with -o, undo the change, or replace it with --overwrite."
+        )
+
+
 def _since(state: dict[str, Any], recipe: Recipe) -> list[str]:
     """What of a recipe changed since a run began; not whether the model's file did."""
     before = state.get("recipe")
@@ -64,12 +77,7 @@ def refuse_others(folder: Path, recipe: Recipe) -> None:
     state = _json(folder / STATE)
     if state is None:
         raise RecipeError(f"{folder / STATE}: is damaged. {others}")
-    changed = _since(state, recipe)
-    if changed:
-        raise RecipeError(
-            f"{folder}: was begun with another recipe, changed since: {'; '.join(changed)}. "
-            f"{others}"
-        )
+    refuse_changes(folder, _since(state, recipe))
 
 
 def finished_record(folder: Path) -> dict[str, Any] | None:

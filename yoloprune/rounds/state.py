@@ -9,7 +9,7 @@ from typing import Any
 
 from yoloprune.errors import RecipeError
 from yoloprune.files import sha256, write_bytes
-from yoloprune.rounds.folder import changes
+from yoloprune.rounds.folder import changes, refuse_changes
 
 VERSION = 1
 
@@ -48,13 +48,7 @@ class State:
             raise RecipeError(f"{path}: is damaged. Choose another folder with -o.") from exc
         if version != VERSION:
             raise RecipeError(f"{path}: is of version {version}, expected {VERSION}.")
-        changed = changes(before, recipe)
-        if changed:
-            raise RecipeError(
-                f"{path.parent}: was begun with another recipe, changed since: "
-                f"{'; '.join(changed)}. Choose another folder with -o, undo the change, or replace "
-                "it with --overwrite."
-            )
+        refuse_changes(path.parent, changes(before, recipe))
         return State(path, recipe, stages)
 
     def write(self) -> None:
