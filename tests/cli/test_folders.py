@@ -188,6 +188,23 @@ def test_training_resumes_the_newest_unfinished_run_only(net: Path) -> None:
     refused(done, "runs/train: holds a run already, such as weights/best.cfg")
 
 
+def test_a_run_that_was_killed_at_its_very_end_is_completed(net: Path) -> None:
+    from yoloprune.train.folder import Begun
+    from yoloprune.train.log import LOG
+
+    folder = Path("runs/train")
+    folder.mkdir(parents=True)
+    (folder / "best.cfg").write_text("x")
+    row = {"epoch": 1, "zero_share": 0.5, "threshold": 0.1, "histogram_max": 1.0, "histogram": [3]}
+    (folder / LOG).write_text(json.dumps(row) + "\n")
+    for left in (".lock", ".sparsity.png.ab12cd34.yptmp"):
+        (folder / left).write_text("half")
+    Begun(settings={}, files=("best.cfg",)).write(folder)
+    done = yoloprune("train", net, "--data", "d.yaml", "--resume", "-o", folder)
+    refused(done, "runs/train is finished")
+    assert names(folder) == {"best.cfg", "sparsity.png", "train.json", LOG}
+
+
 @pytest.fixture(scope="module")
 def kills() -> Any:
     spec = importlib.util.spec_from_file_location("kills", REPO / "benchmarks" / "kills.py")

@@ -176,6 +176,7 @@ def _folder(out: Path | None, *, resume: bool, overwrite: bool) -> Iterator[Path
         check_writable(folder)
         begun = Begun.read(folder)
         if begun is not None and begun.finished(folder):
+            _complete(folder)
             raise TrainError(
                 f"--resume: {folder} is finished, its results are {', '.join(begun.files or ())} "
                 "there. Leave --resume out and choose another folder to begin another run."
@@ -188,6 +189,17 @@ def _folder(out: Path | None, *, resume: bool, overwrite: bool) -> Iterator[Path
         if is_first() and not overwrite:
             refuse_results(folder)
         yield folder
+
+
+def _complete(folder: Path) -> None:
+    """Do what a run that was killed after its last checkpoint left undone."""
+    from yoloprune.files import held
+    from yoloprune.report.sparsity import PICTURE, write_sparsity_picture
+    from yoloprune.train.log import LOG
+
+    with held(folder, alone=True):  # which takes away what is half-written
+        if (folder / LOG).is_file() and not (folder / PICTURE).is_file():
+            write_sparsity_picture(folder)
 
 
 def _newest_unfinished() -> Path:

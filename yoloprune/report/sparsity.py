@@ -16,6 +16,7 @@ from yoloprune.train.log import LOG, read_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PICTURE = "sparsity.png"
 _INK, _LINE, _ZERO, _BOUND = "#4a5663", "#d9dee4", "#d55e00", "#0072b2"
 
 
@@ -31,7 +32,7 @@ def write_sparsity_picture(folder: Path) -> Path:
     rows = read_log(folder / LOG)
     if not rows:
         raise DataError(f"{folder / LOG}: holds no epoch. Was the training run with --sparsity?")
-    path = folder / "sparsity.png"
+    path = folder / PICTURE
     write_bytes(path, sparsity_picture(rows))
     return path
 
