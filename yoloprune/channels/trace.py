@@ -112,7 +112,7 @@ def _watch(
             f"{tracer.where}: the forward pass fails while it is traced, got {exc!r}."
         ) from exc
     carried = _freeze_outputs(tracer, hooks, output)
-    _to_training(skeleton)
+    to_training(skeleton)
     try:
         output = _run(tracer, skeleton, example)
     except Exception as exc:
@@ -149,7 +149,7 @@ def _freeze_outputs(tracer: Tracer, hooks: _Hooks, output: Any) -> tuple[int, ..
     return tuple(carried)
 
 
-def _to_training(skeleton: nn.Module) -> None:
+def to_training(skeleton: nn.Module) -> None:
     """Training mode for composite modules; layers of torch itself (BatchNorm) stay in eval.
 
     The other way through a block that exporters swap in is taken here too.

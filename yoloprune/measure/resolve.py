@@ -67,7 +67,7 @@ class Description:
             key = (_DARKNET_KEYS if self.source.suffix == ".data" else _YAML_KEYS)[split][0]
             raise DataError(f"{self.source}: has no {key}: entry, got {', '.join(self.stated)}.")
         where = f"{self.source}: {self.keys[split]}"
-        found = [p for entry in self.entries[split] for p in _expand(entry, self.roots, where)]
+        found = [p for entry in self.entries[split] for p in expand(entry, self.roots, where)]
         return tuple(dict.fromkeys(found))
 
 
@@ -263,7 +263,7 @@ def _darknet_names(
     return names
 
 
-def _expand(entry: str, roots: Sequence[Path], where: str) -> list[Path]:
+def expand(entry: str, roots: Sequence[Path], where: str) -> list[Path]:
     """One folder or one ``.txt`` list → the images that it names."""
     path = _find(entry, roots, where=f"{where}: 0 images found")
     if path.is_dir():

@@ -1,0 +1,89 @@
+"""The fit against numpy's least squares, and against rows that it has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from yoloprune.prune.ridge import Sums, fit
+
+
+def made(
+    n: int, *, seed: int, noise: float, groups: int = 2, inputs: int = 5, outputs: int = 3
+) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(7)
+    truth, constant = torch.randn(groups, inputs, outputs), torch.randn(groups, 1, outputs)
+    torch.manual_seed(seed)
+    x = torch.randn(groups, n, inputs) + 2
+    return x, x @ truth + constant + noise * torch.randn(groups, n, outputs)
+
+
+def summed(x: torch.Tensor, r: torch.Tensor, pieces: int = 3) -> Sums:
+    sums = Sums(x.shape[0], x.shape[2], r.shape[2], x.device)
+    for xs, rs in zip(x.chunk(pieces, 1), r.chunk(pieces, 1), strict=True):
+        sums.add(xs, rs, rs + 1)
+    return sums
+
+
+@pytest.mark.parametrize("shifts", [True, False])
+def test_a_fit_without_noise_is_numpys(shifts: bool) -> None:
+    (x, r), (xh, rh) = made(200, seed=1, noise=0), made(60, seed=2, noise=0)
+    if not shifts:
+        r, rh = r - r.mean(1, keepdim=True), rh - r.mean(1, keepdim=True)
+    found = fit(summed(x, r), summed(xh, rh), shifts=shifts)
+    for group in range(2):
+        rows = torch.cat([x[group], xh[group]]).double()
+        wanted = torch.cat([r[group], rh[group]]).double()
+        ones = torch.ones(len(rows), 1, dtype=torch.double)
+        design = torch.cat([rows, ones], 1) if shifts else rows
+        answer = np.linalg.lstsq(design.numpy(), wanted.numpy(), rcond=None)[0]
+        np.testing.assert_allclose(found.change[group], answer[:5], atol=2e-3)
+        if shifts:
+            np.testing.assert_allclose(found.bias[group], answer[5], atol=5e-3)
+    assert (found.bias == 0).all() or shifts
+
+
+def test_the_error_is_that_of_the_rows_held_out() -> None:
+    (x, r), (xh, rh) = made(40, seed=1, noise=0.5), made(30, seed=2, noise=0.5)
+    sums = summed(xh, rh)
+    change, bias = torch.randn(2, 5, 3).double(), torch.randn(2, 3).double()
+    left = rh.double() - xh.double() @ change - bias[:, None]
+    torch.testing.assert_close(sums.error(change, bias), left.square().mean(1))
+    torch.testing.assert_close(sums.variance(), rh.double().var(1, unbiased=False))
+    found = fit(summed(x, r), sums, shifts=True)
+    assert found.before == pytest.approx(
+        float(rh.square().mean(1).sum() / rh.var(1, unbiased=False).sum()), rel=1e-4
+    )
+
+
+def test_noise_is_pulled_towards_what_was_there() -> None:
+    torch.manual_seed(0)
+    x, xh = torch.randn(1, 24, 20), torch.randn(1, 500, 20)
+    r, rh = torch.randn(1, 24, 4), torch.randn(1, 500, 4)
+    found = fit(summed(x, r), summed(xh, rh), shifts=True)
+    assert found.pull is None or found.pull >= 3
+    assert found.after <= found.before
+    clear = fit(summed(*made(400, seed=1, noise=0.01)), summed(*made(99, seed=2, noise=0.01)),
+                shifts=True)  # fmt: skip
+    assert clear.pull is not None and clear.pull <= 1e-3
+
+
+def test_a_constant_that_is_off_is_all_that_changes() -> None:
+    torch.manual_seed(0)
+    x, r = torch.randn(1, 64, 6), torch.full((1, 64, 2), 9.0)
+    found = fit(summed(x[:, :48], r[:, :48]), summed(x[:, 48:], r[:, 48:] + 1), shifts=True)
+    assert found.pull is not None and found.pull >= 1
+    assert float(found.change.abs().max()) < 0.1
+    torch.testing.assert_close(found.bias, torch.full((1, 2), 9.25).double(), atol=0.05, rtol=0)
+    assert found.before > 100 > 3 > found.after
+
+
+@pytest.mark.parametrize("inputs", [20, 700])
+def test_downhill_finds_what_trying_everything_finds(inputs: int) -> None:
+    x, r = made(900, seed=1, noise=3, groups=1, inputs=inputs)
+    xh, rh = made(300, seed=2, noise=3, groups=1, inputs=inputs)
+    found = fit(summed(x, r), summed(xh, rh), shifts=True, start=10)
+    again = fit(summed(x, r), summed(xh, rh), shifts=True, start=1e-4)
+    assert found.pull == again.pull
+    assert found.after < 0.9 * found.before

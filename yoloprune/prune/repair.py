@@ -1,0 +1,172 @@
+"""Repair: every layer that is left is solved anew, so that it gives what the full network gave.
+
+A cut changes what every later layer reads. Each is fitted by least squares to the output that the
+full network has there (before its BatchNorm), from the inputs that it really gets: those of the
+network whose earlier layers are repaired already. A few dozen pictures do, and no labels.
+
+How strongly a layer is pulled towards its old weights is chosen on pictures that its fit does not
+see; a layer that would be worse there keeps its old weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import BoolArray, ChannelGraph
+from yoloprune.channels.trace import picture, to_training
+from yoloprune.errors import CutError, DataError
+from yoloprune.measure.copies import device_of, find_device
+from yoloprune.prune.lanes import split
+from yoloprune.prune.mend import LayerRepair, Mending, RepairOptions
+from yoloprune.prune.patches import LAYERS
+
+__all__ = ["LayerRepair", "RepairOptions", "RepairRecord", "Repaired", "repair"]
+
+log = logging.getLogger(__name__)
+
+_FIXED = ("DFL",)
+"""Modules whose convolution is no weight but a rule (the mean of a distribution)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairRecord:
+    """What a repair did.
+
+    Attributes:
+        pictures: how many were used.
+        held_out: how many of them chose the strengths.
+        drift: how far the full network's channel means on these pictures are from those of its
+            training: median over channels, in standard deviations.
+        layers: in the order in which they were repaired.
+        seconds: in all.
+    """
+
+    pictures: int
+    held_out: int
+    drift: float | None
+    layers: tuple[LayerRepair, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; an infinite pull is written as None with a note."""
+        record = asdict(self)
+        for layer in record["layers"]:
+            if layer["pull"] == float("inf"):
+                layer |= {"pull": None, "note": "only its constant"}
+        return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """A repaired model, and how it came about."""
+
+    model: nn.Module
+    record: RepairRecord
+
+
+def repair(
+    dense: nn.Module,
+    slim: nn.Module,
+    graph: ChannelGraph,
+    kept: BoolArray,
+    pictures: Tensor,
+    options: RepairOptions | None = None,
+) -> Repaired:
+    """Repair a cut model.
+
+    Args:
+        dense: the model that was cut. Not modified.
+        slim: what :func:`yoloprune.prune.cut.cut_units` made of it. Not modified.
+        graph: the channels of ``dense``.
+        kept: bool ``[n_units]``, which of them ``slim`` still has.
+        pictures: ``[N, C, H, W]``, as the network is given them: float in 0 … 1, or uint8.
+        options: how.
+
+    Returns:
+        A new model of the same shapes, and the record.
+
+    Raises:
+        DataError: there are fewer than two pictures.
+    """
+    options = options or RepairOptions()
+    if len(pictures) < 2:
+        raise DataError(f"repair: got {len(pictures)} pictures, expected at least 2, better 64.")
+    start = time.perf_counter()
+    device = device_of(slim) if options.device is None else find_device(options.device)
+    full, thin = (copy.deepcopy(m).to(device).float().eval() for m in (dense, slim))
+    done: list[LayerRepair] = []
+    drift = None
+    for training in (False, True):
+        layers = _called(thin, graph, training) - {layer.path for layer in done}
+        layers &= _repairable(thin)
+        if layers:
+            run = Mending(full, thin, graph, kept, pictures, layers, training, options)
+            done += run.carry_out()
+            drift = run.drift() if drift is None else drift
+    record = RepairRecord(
+        pictures=len(pictures),
+        held_out=len(split(len(pictures), options.held_out)[1]),
+        drift=drift,
+        layers=tuple(done),
+        seconds=time.perf_counter() - start,
+    )
+    return Repaired(model=_with_tensors(slim, thin, graph, done), record=record)
+
+
+def _with_tensors(
+    slim: nn.Module, thin: nn.Module, graph: ChannelGraph, done: Sequence[LayerRepair]
+) -> nn.Module:
+    """A copy of a model with the tensors of repaired layers."""
+    made = copy.deepcopy(slim)
+    with torch.no_grad():
+        for layer in done:
+            if layer.pull is None:
+                continue
+            for path in (layer.path, graph.norm_of.get(layer.path)):
+                if path is not None:
+                    new = thin.get_submodule(path).state_dict()
+                    for name, value in made.get_submodule(path).state_dict().items():
+                        value.copy_(new[name])
+    return made
+
+
+def _repairable(model: nn.Module) -> set[str]:
+    """Layers whose weights are products with their input, and nobody else's too."""
+    owners = Counter(
+        id(p) for m in model.modules() for p in m.parameters(recurse=False)
+    )  # fmt: skip
+    found = set()
+    for path, module in model.named_modules():
+        fixed = path and type(model.get_submodule(path.rpartition(".")[0])).__name__ in _FIXED
+        if isinstance(module, LAYERS) and not fixed and owners[id(module.weight)] == 1:
+            found.add(path)
+    return found
+
+
+def _called(model: nn.Module, graph: ChannelGraph, training: bool) -> set[str]:
+    """Layers that a forward pass calls."""
+    called: set[str] = set()
+    probe = copy.deepcopy(model)
+    if training:
+        to_training(probe)
+    for path, module in probe.named_modules():
+        if isinstance(module, LAYERS):
+            module.register_forward_pre_hook(lambda m, a, path=path: called.add(path))
+    try:
+        with torch.no_grad():
+            probe(picture(probe, graph.input_shape[-1]))
+    except Exception as exc:  # foreign code
+        if not training:
+            raise CutError(f"the cut model does not run, got {exc!r}.") from exc
+        log.info("repair: no pass in training mode (%s)", exc)  # the trace has told of it
+        return set()
+    return called
