@@ -71,12 +71,10 @@ def compensate(model: nn.Module, graph: ChannelGraph, remove: IntArray) -> Compe
     for path, axis in readers.items():
         layer = model.get_submodule(path)
         lost = gone[axis.units].ravel()
-        given = _agreed(seen.get(path, []), lost)
-        trouble = given if isinstance(given, str) else _unfoldable(layer)
-        if trouble is not None:
-            skipped[path] = trouble
+        given = _unfoldable(layer) or _agreed(seen.get(path, []), lost)
+        if isinstance(given, str):
+            skipped[path] = given
             continue
-        assert not isinstance(given, str)
         gain = _gain(layer, given, lost)
         if gain.any():
             name, tensor = _shifted(model, path, graph.norm_of.get(path), gain)
