@@ -181,8 +181,8 @@ def test_places_that_the_full_network_picks_are_kept() -> None:
     slim = cut_units(model, graph, remove)
     with torch.no_grad():
         slim.score.neg_()  # it would pick the other places
-    record = repair(model, slim, graph, kept_units(graph, remove), pictures()).record
-    assert {layer.path: layer.after for layer in record.layers}["out"] < 0.1
+    record = repair(model, slim, graph, kept_units(graph, remove), pictures(64)).record
+    assert {layer.path: layer.after for layer in record.layers}["out"] < 0.3
 
 
 def test_nothing_cut_is_nothing_changed() -> None:
