@@ -186,3 +186,12 @@ def test_shared_sets(shared: Path) -> None:
 
     assert (len(bccd.images), len(bccd.names)) == (87, 3)
     assert [len(load_dataset(coco, split=split).images) for split in ("train", "val")] == [128, 128]
+
+
+def test_an_error_about_keys_stays_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "case.data"
+    file.write_text(f"{'[' * 3000} = 1\nnames = two.names\nclasses=2\n{'k' * 50} = 2\n" * 3)
+    (tmp_path / "two.names").write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"has no valid: entry") as raised:
+        load_dataset(file)
+    assert len(str(raised.value)) < 400 + len(str(file))

@@ -65,7 +65,7 @@ class Description:
         check_split(split)
         if not self.entries.get(split):
             key = (_DARKNET_KEYS if self.source.suffix == ".data" else _YAML_KEYS)[split][0]
-            raise DataError(f"{self.source}: has no {key}: entry, got {', '.join(self.stated)}.")
+            raise DataError(f"{self.source}: has no {key}: entry, got {_shown_list(self.stated)}.")
         where = f"{self.source}: {self.keys[split]}"
         found = [p for entry in self.entries[split] for p in expand(entry, self.roots, where)]
         return tuple(dict.fromkeys(found))
@@ -219,6 +219,10 @@ def _whole(value: Any) -> Any:
 
 def _shown(value: object) -> str:
     return cut(repr(value), 80)
+
+
+def _shown_list(words: Sequence[str]) -> str:
+    return cut(", ".join(cut(word, 40) for word in words), 200)
 
 
 def _described_by_darknet(source: Path) -> Description:
