@@ -37,10 +37,32 @@ from yoloprune.cli.options import (
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
+    from yoloprune.prune.repair import RepairRecord
     from yoloprune.prune.slim import SlimResult
 
 
-CriterionOpt = Annotated[str, typer.Option(help="What ranks the channels.")]
+CriterionOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="What ranks the channels: gamma, l1, l2, fpgm, random, recon; if not, what suits the "
+        "network."
+    ),
+]
+ScopeOpt = Annotated[
+    str | None,
+    typer.Option(help="global: one threshold. local: every group loses the same share."),
+]
+CalibOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="Pictures to repair with, without labels: a folder, a pattern, a .txt list or a data "
+        "YAML; if not, the train split of --data."
+    ),
+]
+CalibImagesOpt = Annotated[int, typer.Option(help="How many of them.", min=2)]
+RepairOpt = Annotated[
+    bool, typer.Option(help="Fit the layers that are left to what the full network gave.")
+]
 ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")]
 CompensateOpt = Annotated[
     bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
@@ -64,9 +86,13 @@ def slim(
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
-    criterion: CriterionOpt = "gamma",
+    criterion: CriterionOpt = None,
+    scope: ScopeOpt = None,
     reduce: ReduceOpt = "mean",
     compensate: CompensateOpt = True,
+    calib: CalibOpt = None,
+    calib_images: CalibImagesOpt = 64,
+    repair: RepairOpt = True,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
@@ -79,12 +105,13 @@ def slim(
     json_file: JsonOpt = None,
     debug: DebugOpt = False,
 ) -> None:
-    """Remove channels physically; save, test and measure the result."""
+    """Remove channels physically; repair, save, test and measure the result."""
     budget = budget_of(percent, min_channels, max_layer_prune, round_to)
     check_device(device)
     name = f"{named(model, cfg).stem}-slim"
     with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
+        from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.score import parse_reduce
         from yoloprune.prune.slim import SlimOptions
         from yoloprune.prune.slim import slim as run_slim
@@ -94,8 +121,12 @@ def slim(
             budget=budget,
             out=folder,
             criterion=criterion,
+            scope=parse_scope(scope),
             reduce=parse_reduce(reduce),
             compensate=compensate,
+            calib=calib,
+            calib_images=calib_images,
+            repair=repair,
             split_routes=split_routes,
             data=data,
             split=split,
@@ -168,13 +199,30 @@ def _show(result: SlimResult) -> None:
     show_line(
         f"asked {record['asked']['percent']:.1%} of {reached['prunable_channels']} prunable "
         f"channels, removed {reached['channels']} ({reached['percent']:.1%}, "
-        f"{reached['units']} units), all with {record['criterion']} ≤ {reached['threshold']:.4g}"
+        f"{reached['units']} units) by {record['criterion']}, {record['scope']}: {record['why']}"
     )
     show_line(
-        f"self-test: cut and masked model differ by {record['self_test']['max_rel_diff']:.1e} "
-        "of the output's scale"
+        f"the cut is exact: it differs from the masked model by "
+        f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
     )
+    if result.repair is not None:
+        show_line(_repaired(result.repair))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
             show_line(f"wrote {path}")
+    verdict = record["verdict"]
+    show_line(f"the slim network {verdict['words']}")
+    show_line(f"next: {verdict['next']}")
+
+
+def _repaired(record: RepairRecord) -> str:
+    """What repair did, in a line."""
+    layers = [layer for layer in record.layers if layer.pull is not None]
+    before = sum(layer.before for layer in layers) / max(len(layers), 1)
+    after = sum(layer.after for layer in layers) / max(len(layers), 1)
+    return (
+        f"repaired on {record.pictures} pictures in {record.seconds:.0f} s: {len(layers)} of "
+        f"{len(record.layers)} layers, error on held-out pictures {before:.1%} → {after:.1%} of "
+        "their variance"
+    )

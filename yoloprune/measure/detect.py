@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from yoloprune.measure.images import (
     stretch,
     to_input,
 )
+from yoloprune.measure.progress import counting
 from yoloprune.measure.sound import check_finite
 
 logger = logging.getLogger(__name__)
@@ -156,7 +155,7 @@ def detect(
     device = device_of(model) if options.device is None else find_device(options.device)
     runner = float32_copy(model, device)
     classes, iou, clip = class_count(model), nms_iou(model, options), clips(model, options)
-    with _progress(len(images), options.progress) as advance:
+    with counting(len(images), "images", options.progress) as advance:
         for paths, arrays, placements in _load_batches(model, images, options):
             output = runner(to_input(arrays, device))
             found = decode(
@@ -300,21 +299,6 @@ def _load_batches(
             following = batches[index + 1] if index + 1 < len(batches) else []
             pending = [pool.submit(load, path) for path in following]
             yield unpack(paths, [future.result() for future in present])
-
-
-@contextmanager
-def _progress(total: int, wanted: bool) -> Iterator[Any]:
-    """Draw a bar on a terminal; elsewhere, and for a single batch of one, nothing."""
-    if not wanted or total < 2 or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("images", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _shape(output: Any) -> str:

@@ -14,27 +14,38 @@ from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
 from yoloprune.errors import CutError, FormatError
 from yoloprune.files import check_space, check_writable
+from yoloprune.measure.copies import device_of
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
+from yoloprune.measure.pictures import Pictures, find_pictures, load_pictures
+from yoloprune.measure.progress import progress
+from yoloprune.measure.resolve import describe
 from yoloprune.measure.size import count, file_bytes
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import SHOWN, check_data, measure
 from yoloprune.models.door import Source, digest, input_size_of, save
-from yoloprune.prune.cut import SelfTest, cut_units, self_test
+from yoloprune.prune.choose import RECON, Choice, Scope, check_criterion, choose_scores
+from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
 from yoloprune.prune.planner import Planner
-from yoloprune.prune.score import Reduce, Scores, score, sparsity_warning
+from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
+from yoloprune.prune.score import Reduce, Scores, sparsity_warning
+from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from yoloprune.channels.graph import ChannelGraph, IntArray
+    from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 
 log = logging.getLogger(__name__)
 
 _FLOAT = 4
 """Bytes of a parameter in a file."""
+_FEW = 8
+"""Pictures under which a repair is poor."""
+_DRIFT = 0.25
+"""Standard deviations: seen .12 on pictures of the network's own kind, .35 on foreign ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +55,14 @@ class SlimOptions:
     Attributes:
         budget: how much is to go, and what must stay.
         out: folder for the model, the plan and the report.
-        criterion: name in the criteria table.
+        criterion: name in the criteria table, or ``recon``; None for what suits the network.
+        scope: ``global`` or ``local``; None for the criterion's own.
         reduce: how a unit's channels become one score.
         compensate: fold the constants of removed channels into their consumers.
+        calib: pictures to repair with: a folder, a pattern, a list or a data set; None takes the
+            train split of ``data`` where that is given.
+        calib_images: how many of them.
+        repair: fit what is left to what the full network gave, where there are pictures.
         split_routes: write grouped routes as convs of their own (Darknet).
         data: data set to measure on; None measures none.
         split: of the data set.
@@ -58,9 +74,13 @@ class SlimOptions:
 
     budget: Budget
     out: Path
-    criterion: str = "gamma"
+    criterion: str | None = None
+    scope: Scope | None = None
     reduce: Reduce = "mean"
     compensate: bool = True
+    calib: str | None = None
+    calib_images: int = 64
+    repair: bool = True
     split_routes: bool = False
     data: str | None = None
     split: str = "val"
@@ -81,6 +101,7 @@ class SlimResult:
             sentences that were logged before the cut.
         graph: the channels that it was chosen from.
         scores: what each unit was worth.
+        repair: what was fitted anew; None where nothing was.
     """
 
     model: nn.Module
@@ -88,6 +109,7 @@ class SlimResult:
     graph: ChannelGraph
     scores: Scores
     summary: dict[str, Any]
+    repair: RepairRecord | None = None
 
 
 class _Stages:
@@ -124,43 +146,105 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         if not isinstance(model, DarknetModel):
             raise FormatError("--split-routes: is for Darknet models only.")
         model = stages.run("split", split_routes, model)
-    graph = stages.run("trace", trace, model)
-    scores = stages.run(
-        "score", score, model, graph, criterion=options.criterion, reduce=options.reduce
+    size = input_size_of(model, options.imgsz)
+    pictures = stages.run("pictures", _pictures, model, size, options)
+    made = _make(model, source, pictures, options, stages)
+    stem = f"{source.model.stem}-slim"
+    files = stages.run("save", save, made.model, options.out / stem)
+    plan_path = options.out / f"{files[0].stem}-plan.json"
+    made.plan.write(plan_path)
+    before, after = stages.run("measure", _compare, dense, made.model, source, files, size, options)
+    if options.data:
+        for record, one in ((before, dense), (after, made.model)):
+            record |= stages.run("val", _quality, one, options.data, size, options)
+    verdict = judge(
+        before,
+        after,
+        made.repair,
+        head_error=None if made.repair is None else head_error(made.repair, made.graph),
+        free=made.free,
+        model=str(files[0]),
+        data=options.data,
     )
-    planner = stages.run("plan", Planner, graph)
-    origin = Origin(path=source.parameters.name, sha256=digest(source))
-    plan: PrunePlan = stages.run("plan", planner.plan, scores, options.budget, origin)
+    summary = {
+        **_account(made.plan, before, after),
+        "model": str(source.model),
+        "criterion": made.plan.criterion,
+        "scope": made.choice.scope,
+        "why": made.choice.why,
+        "compensate": options.compensate,
+        "imgsz": list(size),
+        "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
+        "repair": None if made.repair is None else made.repair.to_dict(),
+        "verdict": asdict(verdict),
+        "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
+        "seconds": stages.seconds,
+        "warnings": made.warnings,
+        "environment": asdict(environment(options.device)),
+    }
+    return SlimResult(
+        model=made.model,
+        plan=made.plan,
+        graph=made.graph,
+        scores=made.choice.scores,
+        summary=summary,
+        repair=made.repair,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A cut and repaired model, and how it came about.
+
+    Attributes:
+        free: whether only channels went that were switched off.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    choice: Choice
+    plan: PrunePlan
+    test: SelfTest
+    repair: RepairRecord | None
+    free: bool
+    warnings: list[str]
+
+
+def _make(
+    model: nn.Module,
+    source: Source,
+    pictures: Pictures | None,
+    options: SlimOptions,
+    stages: _Stages,
+) -> _Made:
+    """Trace, choose, cut, test, repair."""
+    graph = stages.run("trace", trace, model)
+    choice = stages.run("score", _scored, model, graph, pictures, options)
+    plan: PrunePlan = stages.run("plan", _planned, graph, choice, source, options)
     remove = plan.remove(graph)
-    warning = sparsity_warning(scores, graph, remove)
-    warnings = [*([warning] if warning else []), *plan.notes]
+    alive = sparsity_warning(choice.scores, graph, remove) if choice.compares else None
+    mends = pictures is not None and options.repair
+    warnings = [*([alive] if alive and not mends else []), *plan.notes]
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
     test = stages.run("self_test", _tested, model, graph, remove, thin, options.compensate)
-
-    stem = f"{source.model.stem}-slim"
-    files = stages.run("save", save, thin, options.out / stem)
-    plan_path = options.out / f"{files[0].stem}-plan.json"
-    plan.write(plan_path)
-    size = input_size_of(model, options.imgsz)
-    before, after = stages.run("measure", _compare, dense, thin, source, files, size, options)
-    if options.data:
-        for record, one in ((before, dense), (after, thin)):
-            record |= stages.run("val", _quality, one, options.data, size, options)
-    summary = {
-        **_account(plan, before, after),
-        "model": str(source.model),
-        "criterion": options.criterion,
-        "compensate": options.compensate,
-        "imgsz": list(size),
-        "self_test": {"max_rel_diff": test.max_rel_diff, "dtype": test.dtype},
-        "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
-        "seconds": stages.seconds,
-        "warnings": warnings,
-        "environment": asdict(environment(options.device)),
-    }
-    return SlimResult(model=thin, plan=plan, graph=graph, scores=scores, summary=summary)
+    record = None
+    if pictures is not None and options.repair:
+        kept = kept_units(graph, remove)
+        done = stages.run("repair", _repaired, model, thin, graph, kept, pictures, options)
+        thin, record = done.model, done.record
+        warnings += _drift_warning(record, pictures)
+    return _Made(
+        model=thin,
+        graph=graph,
+        choice=choice,
+        plan=plan,
+        test=test,
+        repair=record,
+        free=choice.compares and alive is None,
+        warnings=warnings,
+    )
 
 
 def _check(model: nn.Module, options: SlimOptions) -> None:
@@ -170,6 +254,84 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:
         check_data(model, options.data, options.split)
+    spec = _spec(options)
+    if spec is not None:
+        find_pictures(spec)
+    check_criterion(options.criterion, options.scope, pictures=spec is not None)
+
+
+def _spec(options: SlimOptions) -> str | None:
+    """What names the pictures to look at, if anything does."""
+    if options.calib is not None or options.data is None:
+        return options.calib
+    wanted = options.repair or options.criterion == RECON
+    # A folder is one of classes, a data set without a train split has only what it is measured on.
+    has = not Path(options.data).is_dir() and bool(describe(options.data).entries.get("train"))
+    return options.data if wanted and has else None
+
+
+def _pictures(model: nn.Module, size: tuple[int, int], options: SlimOptions) -> Pictures | None:
+    """The pictures that calibrate, ready for the network."""
+    spec = _spec(options)
+    if spec is None:
+        return None
+    found = load_pictures(model, spec, size, count=options.calib_images)
+    if len(found.files) < _FEW:
+        log.warning(
+            "warning: %s: only %d pictures to repair with, expected some dozens",
+            spec, len(found.files),
+        )  # fmt: skip
+    return found
+
+
+def _scored(
+    model: nn.Module, graph: ChannelGraph, pictures: Pictures | None, options: SlimOptions
+) -> Choice:
+    return choose_scores(
+        model,
+        graph,
+        options.budget,
+        criterion=options.criterion,
+        scope=options.scope,
+        reduce=options.reduce,
+        pictures=None if pictures is None else pictures.images,
+        device=options.device,
+    )
+
+
+def _planned(
+    graph: ChannelGraph, chosen: Choice, source: Source, options: SlimOptions
+) -> PrunePlan:
+    origin = Origin(path=source.parameters.name, sha256=digest(source))
+    return Planner(graph).plan(chosen.scores, options.budget, origin)
+
+
+def _repaired(
+    model: nn.Module,
+    thin: nn.Module,
+    graph: ChannelGraph,
+    kept: BoolArray,
+    pictures: Pictures,
+    options: SlimOptions,
+) -> Repaired:
+    with progress("repair") as advance:
+        how = RepairOptions(device=options.device, progress=advance)
+        done = repair(model, thin, graph, kept, pictures.images, how)
+    return Repaired(model=done.model.to(device_of(thin)), record=done.record)
+
+
+def _drift_warning(record: RepairRecord, pictures: Pictures) -> list[str]:
+    """Say so where the pictures are of another world than those of the training."""
+    if record.drift is None or record.drift < _DRIFT:
+        return []
+    text = (
+        f"{pictures.source}: these pictures look foreign to the network: its channel means on them "
+        f"are {record.drift:.2f} standard deviations from those of its training (median; about "
+        f"0.1 for its own kind, from {_DRIFT} on repair harms). Give pictures like those that it "
+        "is for."
+    )
+    log.warning("warning: %s", text)
+    return [text]
 
 
 def _quality(
