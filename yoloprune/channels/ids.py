@@ -22,16 +22,23 @@ class RawBalance:
 
 @dataclass
 class Ids:
-    """A union-find over channel ids in which every root is kept at hand.
+    """A union-find over channel ids.
+
+    The arrays are longer than the ids that were begun, so that a new layer copies none of them:
+    places beyond ``count`` stand ready, each its own root.
 
     Attributes:
-        root: int32 ``[n]``: the representative of each id; ``root[0] == 0`` is no channel.
-        row: int64 ``[n]``: which row of a split axis (heads, groups) the id stood in last;
+        count: how many ids there are, with 0, which is no channel.
+        parent: int32 ``[>= count]``: an id of the same class that is nearer to the root; the root
+            is its own. ``parent[0] == 0``.
+        row: int64 ``[>= count]``: which row of a split axis (heads, groups) the id stood in last;
             0 where it never did.
+        why: int32 ``[>= count]``: number of the reason to keep the id; 0 where there is none.
         balances: in the order in which they were asked for.
     """
 
-    root: IdArray = field(default_factory=lambda: np.zeros(1, dtype=np.int32))
+    count: int = 1
+    parent: IdArray = field(default_factory=lambda: np.zeros(1, dtype=np.int32))
     row: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     why: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, dtype=np.int32))
     reasons: list[str] = field(default_factory=lambda: [""])
@@ -40,30 +47,34 @@ class Ids:
 
     def fresh(self, n: int) -> IdArray:
         """Begin ``n`` new channels."""
-        first = self.root.size
-        new = np.arange(first, first + n, dtype=np.int32)
-        self.root = np.concatenate((self.root, new))
-        self.row = np.concatenate((self.row, np.zeros(n, dtype=np.int64)))
-        self.why = np.concatenate((self.why, np.zeros(n, dtype=np.int32)))
+        new = np.arange(self.count, self.count + n, dtype=np.int32)
+        self.count += n
+        if self.count > self.parent.size:
+            more = np.arange(self.parent.size, 2 * self.count, dtype=np.int32)
+            self.parent = np.concatenate((self.parent, more))
+            self.row = np.concatenate((self.row, np.zeros(more.size, dtype=np.int64)))
+            self.why = np.concatenate((self.why, np.zeros(more.size, dtype=np.int32)))
         return new
 
     def find(self, ids: IdArray) -> IdArray:
-        """The representative of each id, same shape."""
-        found: IdArray = self.root[ids]
-        return found
+        """The root of each id, same shape. Ways that were long are half as long afterwards."""
+        found: IdArray = self.parent[ids]
+        while True:
+            above = self.parent[found]
+            if np.array_equal(above, found):
+                return found
+            self.parent[ids] = above
+            ids, found = found, above
 
     def unify(self, a: IdArray, b: IdArray) -> None:
         """Make ``a`` and ``b`` one, pair by pair; pairs with an element of no channel are left."""
-        ra, rb = np.broadcast_arrays(self.root[a], self.root[b])
+        ra, rb = np.broadcast_arrays(self.find(a), self.find(b))
         differs = (ra != rb) & (ra != NONE) & (rb != NONE)
         ra, rb = ra[differs], rb[differs]
         while ra.size:
-            step = np.arange(self.root.size, dtype=np.int32)
-            step[np.maximum(ra, rb)] = np.minimum(ra, rb)
-            while not np.array_equal(step, step[step]):
-                step = step[step]
-            self.root = step[self.root]
-            ra, rb = self.root[ra], self.root[rb]
+            # The least of all that a root met becomes its parent; the others meet that one next.
+            np.minimum.at(self.parent, np.maximum(ra, rb), np.minimum(ra, rb))
+            ra, rb = self.find(ra), self.find(rb)
             differs = ra != rb
             ra, rb = ra[differs], rb[differs]
 
@@ -107,7 +118,7 @@ class Ids:
         first = ids[(slice(None),) * axis + (slice(0, 1),)]
         if not (ids != first).any():
             return False
-        found = self.root[ids]
+        found = self.find(ids)
         return bool((found != found[(slice(None),) * axis + (slice(0, 1),)]).any())
 
     def varying(self, ids: IdArray) -> tuple[int, ...]:

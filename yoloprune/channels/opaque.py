@@ -44,7 +44,7 @@ class Opaque:
         given = list(given)
         tracer.freeze(given, why)
         reason = f"{why} in {tracer.where}"
-        return Opaque(reason, tracer.ids.root.size, frozenset(map(key, given)))
+        return Opaque(reason, tracer.ids.count, frozenset(map(key, given)))
 
     def leave(self, tracer: Tracer, results: Iterable[Tensor]) -> None:
         """Give the results frozen channels of their own, and freeze what was begun inside."""
@@ -55,5 +55,5 @@ class Opaque:
             if tensor.dim() > 1 and key(tensor) not in self.given:
                 fresh = tracer.ids.fresh(tensor.shape[1])
                 tracer.shadows.put(tensor, fresh.reshape(1, -1, *([1] * (tensor.dim() - 2))))
-        inside = np.arange(self.first, tracer.ids.root.size, dtype=np.int32)
+        inside = np.arange(self.first, tracer.ids.count, dtype=np.int32)
         tracer.ids.freeze(inside, self.reason)

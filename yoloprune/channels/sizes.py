@@ -41,9 +41,9 @@ class Units:
         distinct = distinct[np.argsort(first)]
         distinct = distinct[distinct != 0]
         self.n = int(distinct.size)
-        number = np.full(ids.root.size, -1, dtype=np.int64)
+        number = np.full(ids.count, -1, dtype=np.int64)
         number[distinct] = np.arange(self.n)
-        self._of_id = number[ids.root]
+        self._of_id = number[ids.find(np.arange(ids.count, dtype=np.int32))]
         self.why: dict[int, str] = {}
         self.frozen: BoolArray = np.zeros(self.n, dtype=bool)
         given = np.flatnonzero(ids.why)
