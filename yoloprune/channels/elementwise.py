@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from yoloprune.channels.ids import NONE, IdArray
+from yoloprune.channels.ids import NONE, IdArray, unrepeated
 from yoloprune.channels.table import rule, tensors_in
 from yoloprune.channels.tracer import Tracer
 
@@ -78,7 +78,7 @@ def _meet(
             axes.append(tracer.ids.varying(aligned[-1]))
         else:
             tracer.freeze(carriers, f"{name} with a tensor that was made for this many channels")
-    result = np.zeros(shape, dtype=np.int32)
+    result = np.broadcast_to(np.zeros((), dtype=np.int32), shape)
     order = sorted(range(len(aligned)), key=lambda i: (-len(axes[i]), -aligned[i].size))
     for ids in (aligned[i] for i in order):
         stretched = [a for a in varied if ids.shape[a] == 1 and shape[a] > 1]
@@ -87,9 +87,10 @@ def _meet(
             tracer.ids.freeze(np.unique(ids), f"spread over other channels in {tracer.where}")
             continue
         wide = np.broadcast_to(ids, shape)
-        if result.any():
+        if unrepeated(result).any():
             unify_pairs(tracer, result, wide)
-            result = np.where(result == NONE, wide, result)
+            first, other = unrepeated(result), unrepeated(wide)
+            result = np.broadcast_to(np.where(first == NONE, other, first), shape)
         else:
             result = wide
     return result
@@ -97,6 +98,7 @@ def _meet(
 
 def unify_pairs(tracer: Tracer, a: IdArray, b: IdArray) -> None:
     """Unify two arrays of one shape, looking at each pair of lines once."""
+    a, b = np.broadcast_arrays(unrepeated(a), unrepeated(b))
     keep = tuple(
         slice(None) if (a != a[leading(i)]).any() or (b != b[leading(i)]).any() else slice(0, 1)
         for i in range(a.ndim)

@@ -80,7 +80,7 @@ class Ids:
 
     def freeze(self, ids: IdArray, reason: str, *, tell: bool = False) -> None:
         """Keep these channels for good; the first reason is told, or the one that says so."""
-        ids = ids.ravel()
+        ids = unrepeated(ids).ravel()
         ids = ids[(ids != NONE) & ((self.why[ids] == 0) | tell)]
         if ids.size:
             if self.reasons[-1] != reason:
@@ -113,8 +113,9 @@ class Ids:
 
     def varies(self, ids: IdArray, axis: int) -> bool:
         """Whether channels differ along ``axis`` (after what is known to be one)."""
-        if ids.shape[axis] <= 1:
+        if ids.shape[axis] <= 1 or not ids.strides[axis]:
             return False
+        ids = unrepeated(ids)
         first = ids[(slice(None),) * axis + (slice(0, 1),)]
         if not (ids != first).any():
             return False
@@ -124,6 +125,12 @@ class Ids:
     def varying(self, ids: IdArray) -> tuple[int, ...]:
         """The axes along which channels differ."""
         return tuple(axis for axis in range(ids.ndim) if self.varies(ids, axis))
+
+
+def unrepeated(ids: IdArray) -> IdArray:
+    """The same ids with each axis along which memory has them once (stride 0) of size 1."""
+    once: IdArray = ids[tuple(slice(None) if step else slice(0, 1) for step in ids.strides)]
+    return once
 
 
 def line(ids: IdArray, axis: int) -> IdArray:

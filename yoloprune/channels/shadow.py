@@ -3,20 +3,37 @@
 A shadow belongs to a *storage*, not to a tensor, and is laid out like it. Whatever aliases the
 storage (a view, a slice, a tensor written in place) therefore finds its ids by its own size,
 strides and offset, and structural operations need no rule at all.
+
+Most tensors are only read as they were written, and their ids differ along one axis. So ids take
+memory along that axis alone, until another view of the storage asks for its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from yoloprune.channels.ids import IdArray
+from yoloprune.channels.ids import IdArray, unrepeated
 
 _reference: Any = StorageWeakRef  # untyped in torch
+
+
+class _Place(NamedTuple):
+    """How a tensor lies in its storage, in elements."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Place:
+        shape = tuple(map(int, tensor.shape))
+        return _Place(shape, tensor.stride(), int(tensor.storage_offset()))
 
 
 @dataclass(slots=True)
@@ -26,12 +43,35 @@ class _Held:
     Attributes:
         storage: weak; an expired one says that its address means another storage now.
         number: the storage's own, in this pass.
-        ids: laid out like the storage; ``None`` where it carries no channels.
+        size: elements of the storage, once it has ids.
+        ids: of one tensor's shape, or laid out like the storage; ``None`` where it carries no
+            channels.
+        place: of that tensor, beside which nothing in the storage has ids; ``None`` for ids laid
+            out like the storage.
     """
 
     storage: Any
     number: int
+    size: int = 0
     ids: IdArray | None = None
+    place: _Place | None = None
+
+    def at(self, place: _Place) -> IdArray | None:
+        """The ids of a tensor, of its shape."""
+        if self.ids is None or self.place == place:
+            return self.ids
+        if self.place is not None:
+            self.ids, self.place = self.laid_out(), None
+        return _view(self.ids, place)
+
+    def laid_out(self) -> IdArray:
+        """A new array of the ids, laid out like the storage."""
+        if self.ids is not None and self.place is None:
+            return np.array(self.ids)
+        flat = np.zeros(self.size, dtype=np.int32)
+        if self.ids is not None and self.place is not None:
+            _view(flat, self.place)[...] = self.ids
+        return flat
 
 
 class Shadows:
@@ -55,7 +95,7 @@ class Shadows:
     def get(self, tensor: Tensor) -> IdArray | None:
         """The ids of a tensor, of its shape, or ``None`` where it carries no channels."""
         found = self._found(key(tensor))
-        return None if found is None or found.ids is None else _view(found.ids, tensor)
+        return None if found is None else found.at(_Place.of(tensor))
 
     def has(self, tensor: Tensor) -> bool:
         """Whether :meth:`get` would find ids."""
@@ -64,34 +104,35 @@ class Shadows:
 
     def put(self, tensor: Tensor, ids: IdArray) -> None:
         """Give a tensor ids (broadcast to its shape); the rest of its storage keeps its own."""
-        storage = tensor.untyped_storage()
-        if not storage.data_ptr():
+        if not key(tensor):
             return
         held = self._held(tensor)
-        if held.ids is not None:
-            flat = held.ids.copy()
-        elif not ids.any():
-            return
+        ids = unrepeated(ids)
+        if held.ids is None:
+            if not ids.any():
+                return
+            held.size = _elements(tensor)
+        place = _Place.of(tensor)
+        if held.place == place or (held.ids is None and _dense(tensor)):
+            held.ids, held.place = np.broadcast_to(ids.copy(), place.shape), place
         else:
-            flat = np.zeros(storage.nbytes() // tensor.itemsize, dtype=np.int32)
-        _view(flat, tensor)[...] = ids
-        held.ids = flat
+            flat = held.laid_out()
+            _view(flat, place)[...] = ids
+            held.ids, held.place = flat, None
 
     def share(self, tensor: Tensor, source: Tensor) -> None:
         """Give ``tensor`` the ids of ``source``, a tensor of the same shape."""
         old = self._found(key(source))
-        if old is None or old.ids is None:
+        place = _Place.of(source)
+        ids = None if old is None else old.at(place)
+        if old is None or ids is None:
             return
-        storage = tensor.untyped_storage()
-        alike = (
-            storage.nbytes() // tensor.itemsize == old.ids.size
-            and tensor.stride() == source.stride()
-            and tensor.storage_offset() == source.storage_offset()
-        )
+        alike = _elements(tensor) == old.size and _Place.of(tensor) == place
         if alike and not self.has(tensor):
-            self._held(tensor).ids = old.ids
+            held = self._held(tensor)
+            held.size, held.ids, held.place = old.size, old.ids, old.place
         else:
-            self.put(tensor, _view(old.ids, source))
+            self.put(tensor, ids)
 
     def _found(self, where: int) -> _Held | None:
         """What is known of the storage at an address, if that is still the one."""
@@ -120,13 +161,25 @@ def key(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _view(flat: IdArray, tensor: Tensor) -> IdArray:
+def _elements(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes() // tensor.itemsize
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether each element of a tensor surely has memory of its own."""
+    last = torch.channels_last
+    if tensor.is_contiguous():
+        return True
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=last)
+
+
+def _view(flat: IdArray, place: _Place) -> IdArray:
     seen: IdArray = np.ndarray(
-        tuple(map(int, tensor.shape)),
+        place.shape,
         dtype=np.int32,
         buffer=flat,
-        offset=4 * tensor.storage_offset(),
-        strides=[4 * step for step in tensor.stride()],
+        offset=4 * place.offset,
+        strides=[4 * step for step in place.strides],
     )
     return seen
 
@@ -136,11 +189,9 @@ def compact(ids: IdArray) -> IdArray:
 
     What is kept of every module's inputs would otherwise keep whole activations.
     """
+    once = unrepeated(ids)
     if ids.ndim > 2:
-        whole = (slice(None), slice(None))
-        line: IdArray = ids[whole + (slice(0, 1),) * (ids.ndim - 2)]
-        if (ids == line).all():
-            kept: IdArray = np.broadcast_to(line.copy(), ids.shape)
-            return kept
-    copied: IdArray = ids.copy()
-    return copied
+        line = once[(slice(None), slice(None)) + (slice(0, 1),) * (ids.ndim - 2)]
+        once = line if (once == line).all() else once
+    kept: IdArray = np.broadcast_to(once.copy(), ids.shape)
+    return kept
