@@ -7,7 +7,6 @@ and the passes share one set of channel ids.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yoloprune.channels.assemble import assemble
+from yoloprune.channels.copying import copy_modules
 from yoloprune.channels.functions import intercept
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.ids import IdArray
@@ -90,7 +90,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
     """A copy of the modules that shares the parameters; its caches and buffers are its own."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     try:
-        return copy.deepcopy(model, memo)
+        return copy_modules(model, memo)
     except Exception as exc:  # deepcopy runs foreign code
         raise TraceError(f"{type(model).__name__}: cannot be copied, got {exc}.") from exc
 

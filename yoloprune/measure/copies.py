@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import nn
 
+from yoloprune.channels.copying import copy_modules
 from yoloprune.errors import MeasureError, first_line
 
 
@@ -19,7 +20,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
     (``.to``, ``.half``, fusing) may be called on it.
     """
     tensors = chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors}).eval()
+    return copy_modules(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 def float32_copy(model: nn.Module, device: torch.device) -> nn.Module:

@@ -7,7 +7,6 @@ stays as it is.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoloprune.channels.copying import copy_modules
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray, IntField, TensorAxis
 from yoloprune.errors import CutError
 from yoloprune.prune.compensate import compensate as compensated
@@ -136,7 +136,7 @@ def _sliced(source: nn.Module, graph: ChannelGraph, kept: BoolArray) -> nn.Modul
         memo[id(old)] = as_kind(old, _slice(old.detach(), axes, kept))
     before = {path: _weight_count(module) for path, module in source.named_modules()}
     try:
-        slim = copy.deepcopy(source, memo)
+        slim = copy_modules(source, memo)
     except Exception as exc:  # deepcopy runs foreign code
         raise CutError(f"{type(source).__name__}: cannot be copied, got {exc}.") from exc
     for found in graph.fields:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+
+from yoloprune.channels.copying import copy_modules
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -29,7 +30,7 @@ def replica(model: nn.Module, changed: Mapping[str, Tensor]) -> nn.Module:
     tensors = tensors_of(model)
     memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors.values()}
     memo.update({id(tensors[name]): as_kind(tensors[name], new) for name, new in changed.items()})
-    return copy.deepcopy(model, memo)
+    return copy_modules(model, memo)
 
 
 def as_kind(old: Tensor, new: Tensor) -> Tensor:
