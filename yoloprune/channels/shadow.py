@@ -21,6 +21,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from yoloprune.channels.ids import IdArray, unrepeated
 
 _reference: Any = StorageWeakRef  # untyped in torch
+_YOUNG = 64
+"""After so many new storages the dead among them are forgotten. What is left of one, some hundred
+bytes amid free memory, would leave no room there for a tensor of its size."""
 
 
 class _Place(NamedTuple):
@@ -86,6 +89,7 @@ class Shadows:
         """Begin with none."""
         self._of: dict[int, _Held] = {}
         self._numbers = 0
+        self._young: list[int] = []
         self._sweep_at = 256
 
     def number(self, tensor: Tensor) -> int:
@@ -114,7 +118,7 @@ class Shadows:
             held.size = _elements(tensor)
         place = _Place.of(tensor)
         if held.place == place or (held.ids is None and _dense(tensor)):
-            held.ids, held.place = np.broadcast_to(ids.copy(), place.shape), place
+            held.ids, held.place = np.broadcast_to(_lone(ids), place.shape), place
         else:
             flat = held.laid_out()
             _view(flat, place)[...] = ids
@@ -150,10 +154,19 @@ class Shadows:
             self._numbers += 1
             reference = _reference(tensor.untyped_storage())
             held = self._of[where] = _Held(reference, self._numbers)
-            if len(self._of) > self._sweep_at:
-                self._of = {at: one for at, one in self._of.items() if not one.storage.expired()}
-                self._sweep_at = 2 * len(self._of) + 256
+            self._young.append(where)
+            if len(self._young) >= _YOUNG:
+                self._forget_dead()
         return held
+
+    def _forget_dead(self) -> None:
+        """Drop the dead among the newest, and among all when these have doubled in number."""
+        for where in self._young:
+            self._found(where)
+        self._young.clear()
+        if len(self._of) > self._sweep_at:
+            self._of = {at: one for at, one in self._of.items() if not one.storage.expired()}
+            self._sweep_at = 2 * len(self._of)
 
 
 def key(tensor: Tensor) -> int:
@@ -185,7 +198,7 @@ def _view(flat: IdArray, place: _Place) -> IdArray:
 
 
 def compact(ids: IdArray) -> IdArray:
-    """The same ids of the same shape, in memory of their own: one for each channel of a picture.
+    """The same ids of the same shape, in little memory: one for each channel of a picture.
 
     What is kept of every module's inputs would otherwise keep whole activations.
     """
@@ -193,5 +206,10 @@ def compact(ids: IdArray) -> IdArray:
     if ids.ndim > 2:
         line = once[(slice(None), slice(None)) + (slice(0, 1),) * (ids.ndim - 2)]
         once = line if (once == line).all() else once
-    kept: IdArray = np.broadcast_to(once.copy(), ids.shape)
+    kept: IdArray = np.broadcast_to(_lone(once), ids.shape)
     return kept
+
+
+def _lone(ids: IdArray) -> IdArray:
+    """The same ids, copied only where they would keep an array much larger than they are."""
+    return ids.copy() if ids.base is not None and ids.base.size > 4 * ids.size else ids

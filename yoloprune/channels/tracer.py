@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import Role
 from yoloprune.channels.ids import NONE, IdArray, Ids
 from yoloprune.channels.provenance import Attr, Dim, TracedInt
-from yoloprune.channels.shadow import Shadows, key
+from yoloprune.channels.shadow import Shadows, compact, key
 from yoloprune.channels.sizes import Sizes
 
 
@@ -106,7 +106,7 @@ class Tracer:
         if (name, dim) in self.whole or (name, None) in self.whole:
             self.ids.freeze(ids, f"{name} also meets tensors without channels")
         if known is None:
-            self.axes[name, dim] = Axis(np.array(ids), role)
+            self.axes[name, dim] = Axis(compact(ids), role)
             return ids
         self.ids.unify(known.ids, ids)
         return known.ids
