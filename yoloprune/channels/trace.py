@@ -26,6 +26,7 @@ from yoloprune.channels.provenance import Attr, TracedInt
 from yoloprune.channels.rules import follow
 from yoloprune.channels.shadow import compact, key
 from yoloprune.channels.table import tensors_in
+from yoloprune.channels.threads import one_thread
 from yoloprune.channels.tracer import Tracer
 from yoloprune.errors import TraceError
 
@@ -127,7 +128,7 @@ def _run(tracer: Tracer, skeleton: nn.Module, example: Tensor) -> Any:
     # An example of its own, so that a model that writes to its input does no harm.
     with torch.inference_mode(False), torch.no_grad():
         given = example.clone()
-        with _Operations(tracer), _Calls(tracer):
+        with one_thread(), _Operations(tracer), _Calls(tracer):
             return skeleton(given)
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yoloprune.channels.threads import one_thread
+
 Shape = tuple[int, ...]
 MacRule = Callable[[tuple[Any, ...], Any], int]
 MAC_RULES: dict[str, MacRule] = {}
@@ -112,7 +114,7 @@ class MacTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             hooks.append(module.register_forward_hook(self._leave(name), with_kwargs=True))
         try:
             # Not inference_mode: there linear and matmul would arrive undivided.
-            with torch.no_grad(), self:
+            with one_thread(), torch.no_grad(), self:
                 model(image)
         finally:
             for hook in hooks:
