@@ -32,6 +32,7 @@ def inspect_model(model: nn.Module, imgsz: int | None = None) -> dict[str, Any]:
     for group in graph.groups:
         group_of[group.units] = group.index
     gammas = _gammas(model, graph)
+    prunable = graph.prunable
     layers = []
     for axis in graph.out_axes:
         units = axis.units.ravel()
@@ -44,7 +45,7 @@ def inspect_model(model: nn.Module, imgsz: int | None = None) -> dict[str, Any]:
                 "in_shape": list(cost.in_shape or ()),
                 "out_shape": list(cost.out_shape or ()),
                 "out_channels": int(units.size),
-                "prunable": int(graph.prunable[units].sum()),
+                "prunable": int(prunable[units].sum()),
                 "reason": _reason(graph, units),
                 "groups": sorted({int(g) for g in group_of[units]}),
                 "params": cost.params,
@@ -63,11 +64,11 @@ def inspect_model(model: nn.Module, imgsz: int | None = None) -> dict[str, Any]:
             "params": size.params,
             "macs": size.macs,
             "channels": int(channels.sum()),
-            "prunable_channels": int(channels[graph.prunable].sum()),
+            "prunable_channels": int(channels[prunable].sum()),
             "bn_channels": int(norms.size),
-            "prunable_bn_channels": int(graph.prunable[norms].sum()),
+            "prunable_bn_channels": int(prunable[norms].sum()),
             "units": graph.n_units,
-            "prunable_units": int(graph.prunable.sum()),
+            "prunable_units": int(prunable.sum()),
         },
     }
 
