@@ -268,3 +268,16 @@ def test_an_error_and_a_log_line_do_nothing_to_the_terminal(
         logging.getLogger().handlers[:] = handlers
     assert done.exit_code == 1
     assert done.stderr == f"{EVIL_SHOWN}\\x0a\nyoloprune: {EVIL_SHOWN}  b\\x0d\\x0ac\n"
+
+
+def test_a_file_gets_the_lines_of_a_wide_terminal(screen: Screen) -> None:
+    """Where no cell is broken, all rows are laid out in one go."""
+    columns = (Column("name", justify="left"), Column("n"), Column("why", "left", wraps=True))
+    rows = [("a", "", ""), ("", "10", "two words"), ("", "", ""), ("bcd", "2", "x"), ("e", "", "")]
+    shown = []
+    for width in (None, 200):
+        file = screen(width)
+        show_table("title", columns, rows)
+        shown.append(unstyled(file.getvalue()))
+    assert shown[0] == shown[1]
+    assert len(shown[0].splitlines()) == 5 + len(rows)

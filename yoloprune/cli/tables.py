@@ -76,8 +76,10 @@ def show_table(
             Text(cells[0][i]), justify=columns[i].justify, width=width,
             no_wrap=not columns[i].wraps, overflow="fold",
         )  # fmt: skip
-    for row in cells[1:]:
-        table.add_row(*(Text(row[i]) for i in widths))
+    # Where no cell goes on in a further line, one row of many lines looks like many rows.
+    blocks = [cells[1:]] if room is None and len(cells) > 1 else [[row] for row in cells[1:]]
+    for block in blocks:
+        table.add_row(*(Text("\n".join(row[i] for row in block)) for i in widths))
     console.print(table)
     gone = [column.name for i, column in enumerate(columns) if i not in widths]
     if gone:
