@@ -37,7 +37,6 @@ from yoloprune.cli.options import (
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
-    from yoloprune.prune.repair import RepairRecord
     from yoloprune.prune.slim import SlimResult
 
 
@@ -115,7 +114,6 @@ def slim(
         from yoloprune.prune.score import parse_reduce
         from yoloprune.prune.slim import SlimOptions
         from yoloprune.prune.slim import slim as run_slim
-        from yoloprune.report.slim import write_slim_report
 
         options = SlimOptions(
             budget=budget,
@@ -135,12 +133,19 @@ def slim(
             device=torch_name(device),
         )
         result = run_slim(loaded, source, options)
-        target = folder / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
-        write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
-        result.summary["files"]["report"] = str(target)
+        _report(folder, result)
     _show(result)
     write_json(json_file, result.summary)
     say(f"results in {folder}")
+
+
+def _report(folder: Path, result: SlimResult) -> None:
+    """Write the page beside the model."""
+    from yoloprune.report.slim import write_slim_report
+
+    target = folder / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
+    write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
+    result.summary["files"]["report"] = str(target)
 
 
 def _results(folder: Path, name: str) -> list[Path]:
@@ -205,8 +210,8 @@ def _show(result: SlimResult) -> None:
         f"the cut is exact: it differs from the masked model by "
         f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
     )
-    if result.repair is not None:
-        show_line(_repaired(result.repair))
+    if record["repair"] is not None:
+        show_line(_repaired(record["repair"]))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -216,13 +221,13 @@ def _show(result: SlimResult) -> None:
     show_line(f"next: {verdict['next']}")
 
 
-def _repaired(record: RepairRecord) -> str:
+def _repaired(record: Mapping[str, Any]) -> str:
     """What repair did, in a line."""
-    layers = [layer for layer in record.layers if layer.pull is not None]
-    before = sum(layer.before for layer in layers) / max(len(layers), 1)
-    after = sum(layer.after for layer in layers) / max(len(layers), 1)
+    layers = [layer for layer in record["layers"] if layer["after"] < layer["before"]]
+    before = sum(layer["before"] for layer in layers) / max(len(layers), 1)
+    after = sum(layer["after"] for layer in layers) / max(len(layers), 1)
     return (
-        f"repaired on {record.pictures} pictures in {record.seconds:.0f} s: {len(layers)} of "
-        f"{len(record.layers)} layers, error on held-out pictures {before:.1%} → {after:.1%} of "
+        f"repaired on {record['pictures']} pictures in {record['seconds']:.0f} s: {len(layers)} of "
+        f"{len(record['layers'])} layers, error on held-out pictures {before:.1%} → {after:.1%} of "
         "their variance"
     )

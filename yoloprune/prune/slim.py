@@ -14,38 +14,36 @@ from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
 from yoloprune.errors import CutError, FormatError
 from yoloprune.files import check_space, check_writable
-from yoloprune.measure.copies import device_of
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
-from yoloprune.measure.pictures import Pictures, find_pictures, load_pictures
-from yoloprune.measure.progress import progress
-from yoloprune.measure.resolve import describe
+from yoloprune.measure.pictures import Pictures, find_pictures
 from yoloprune.measure.size import count, file_bytes
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import SHOWN, check_data, measure
 from yoloprune.models.door import Source, digest, input_size_of, save
-from yoloprune.prune.choose import RECON, Choice, Scope, check_criterion, choose_scores
+from yoloprune.prune.calibrate import calibration, calibration_source, drift_warning, repair_on
+from yoloprune.prune.choose import Choice, Scope, check_criterion, choose_scores
 from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
 from yoloprune.prune.planner import Planner
-from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
+from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Reduce, Scores, sparsity_warning
 from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
+    from yoloprune.channels.graph import ChannelGraph, IntArray
 
 log = logging.getLogger(__name__)
 
+_ALIVE = (
+    "not sparse: live channels go, and nothing is repaired. Expect to lose accuracy until it is "
+    "trained; give pictures with --calib, or let `yoloprune train --percent` make the cut free."
+)
 _FLOAT = 4
 """Bytes of a parameter in a file."""
-_FEW = 8
-"""Pictures under which a repair is poor."""
-_DRIFT = 0.25
-"""Standard deviations: seen .12 on pictures of the network's own kind, .35 on foreign ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +145,15 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
             raise FormatError("--split-routes: is for Darknet models only.")
         model = stages.run("split", split_routes, model)
     size = input_size_of(model, options.imgsz)
-    pictures = stages.run("pictures", _pictures, model, size, options)
+    pictures = stages.run(
+        "pictures",
+        calibration,
+        model,
+        _source(options),
+        size,
+        options.calib_images,
+        asked=options.calib is not None,
+    )
     made = _make(model, source, pictures, options, stages)
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, made.model, options.out / stem)
@@ -157,29 +163,14 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     if options.data:
         for record, one in ((before, dense), (after, made.model)):
             record |= stages.run("val", _quality, one, options.data, size, options)
-    verdict = judge(
-        before,
-        after,
-        made.repair,
-        head_error=None if made.repair is None else head_error(made.repair, made.graph),
-        free=made.free,
-        model=str(files[0]),
-        data=options.data,
-    )
     summary = {
-        **_account(made.plan, before, after),
         "model": str(source.model),
-        "criterion": made.plan.criterion,
-        "scope": made.choice.scope,
-        "why": made.choice.why,
-        "compensate": options.compensate,
         "imgsz": list(size),
-        "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
-        "repair": None if made.repair is None else made.repair.to_dict(),
-        "verdict": asdict(verdict),
+        **_account(made.plan, before, after),
+        **_story(made, options),
+        "verdict": _verdict(made, before, after, files[0], options),
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
-        "warnings": made.warnings,
         "environment": asdict(environment(options.device)),
     }
     return SlimResult(
@@ -224,6 +215,8 @@ def _make(
     remove = plan.remove(graph)
     alive = sparsity_warning(choice.scores, graph, remove) if choice.compares else None
     mends = pictures is not None and options.repair
+    if not choice.compares:
+        alive = _ALIVE
     warnings = [*([alive] if alive and not mends else []), *plan.notes]
     for text in warnings:
         log.warning("warning: %s", text)
@@ -232,9 +225,9 @@ def _make(
     record = None
     if pictures is not None and options.repair:
         kept = kept_units(graph, remove)
-        done = stages.run("repair", _repaired, model, thin, graph, kept, pictures, options)
+        done = stages.run("repair", repair_on, model, thin, graph, kept, pictures, options.device)
         thin, record = done.model, done.record
-        warnings += _drift_warning(record, pictures)
+        warnings += drift_warning(record, pictures)
     return _Made(
         model=thin,
         graph=graph,
@@ -242,9 +235,38 @@ def _make(
         plan=plan,
         test=test,
         repair=record,
-        free=choice.compares and alive is None,
+        free=alive is None,
         warnings=warnings,
     )
+
+
+def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
+    """How a cut came about."""
+    return {
+        "criterion": made.plan.criterion,
+        "scope": made.choice.scope,
+        "why": made.choice.why,
+        "compensate": options.compensate,
+        "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
+        "repair": None if made.repair is None else made.repair.to_dict(),
+        "warnings": made.warnings,
+    }
+
+
+def _verdict(
+    made: _Made, before: dict[str, Any], after: dict[str, Any], file: Path, options: SlimOptions
+) -> dict[str, Any]:
+    """What the cut leaves behind."""
+    found = judge(
+        before,
+        after,
+        made.repair,
+        head_error=None if made.repair is None else head_error(made.repair, made.graph),
+        free=made.free,
+        model=str(file),
+        data=options.data,
+    )
+    return asdict(found)
 
 
 def _check(model: nn.Module, options: SlimOptions) -> None:
@@ -254,34 +276,17 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:
         check_data(model, options.data, options.split)
-    spec = _spec(options)
-    if spec is not None:
-        find_pictures(spec)
-    check_criterion(options.criterion, options.scope, pictures=spec is not None)
+    source = _source(options)
+    if source is not None:
+        find_pictures(source)
+    check_criterion(options.criterion, options.scope, pictures=source is not None)
 
 
-def _spec(options: SlimOptions) -> str | None:
-    """What names the pictures to look at, if anything does."""
-    if options.calib is not None or options.data is None:
-        return options.calib
-    wanted = options.repair or options.criterion == RECON
-    # A folder is one of classes, a data set without a train split has only what it is measured on.
-    has = not Path(options.data).is_dir() and bool(describe(options.data).entries.get("train"))
-    return options.data if wanted and has else None
-
-
-def _pictures(model: nn.Module, size: tuple[int, int], options: SlimOptions) -> Pictures | None:
-    """The pictures that calibrate, ready for the network."""
-    spec = _spec(options)
-    if spec is None:
-        return None
-    found = load_pictures(model, spec, size, count=options.calib_images)
-    if len(found.files) < _FEW:
-        log.warning(
-            "warning: %s: only %d pictures to repair with, expected some dozens",
-            spec, len(found.files),
-        )  # fmt: skip
-    return found
+def _source(options: SlimOptions) -> str | None:
+    """What names the pictures to calibrate on."""
+    return calibration_source(
+        options.calib, options.data, repair=options.repair, criterion=options.criterion
+    )
 
 
 def _scored(
@@ -304,34 +309,6 @@ def _planned(
 ) -> PrunePlan:
     origin = Origin(path=source.parameters.name, sha256=digest(source))
     return Planner(graph).plan(chosen.scores, options.budget, origin)
-
-
-def _repaired(
-    model: nn.Module,
-    thin: nn.Module,
-    graph: ChannelGraph,
-    kept: BoolArray,
-    pictures: Pictures,
-    options: SlimOptions,
-) -> Repaired:
-    with progress("repair") as advance:
-        how = RepairOptions(device=options.device, progress=advance)
-        done = repair(model, thin, graph, kept, pictures.images, how)
-    return Repaired(model=done.model.to(device_of(thin)), record=done.record)
-
-
-def _drift_warning(record: RepairRecord, pictures: Pictures) -> list[str]:
-    """Say so where the pictures are of another world than those of the training."""
-    if record.drift is None or record.drift < _DRIFT:
-        return []
-    text = (
-        f"{pictures.source}: these pictures look foreign to the network: its channel means on them "
-        f"are {record.drift:.2f} standard deviations from those of its training (median; about "
-        f"0.1 for its own kind, from {_DRIFT} on repair harms). Give pictures like those that it "
-        "is for."
-    )
-    log.warning("warning: %s", text)
-    return [text]
 
 
 def _quality(

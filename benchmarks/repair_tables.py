@@ -1,0 +1,423 @@
+"""What a cut is worth right after it, and after training: plain, recalibrated, repaired.
+
+    python benchmarks/repair_tables.py cuts    # without training: networks x MACs x criteria x ways
+    python benchmarks/repair_tables.py tunes   # with training, each budget its own schedule
+
+All at equal MACs: until there is a budget in MACs, the percent is bisected. AP is pycocotools', on
+the validation split, which nothing was chosen by: plans, strengths and schedules come from train
+pictures alone. A finished row is not run again. Several processes share the work (``--jobs``).
+
+Ways without training:
+
+    plain         cut
+    compensated   constants of removed channels folded into what reads them
+    recalibrated  BatchNorm statistics of the same pictures
+    repaired      every layer fitted anew
+
+Ways with training, N epochs each (``auto``'s sparse epochs counted):
+
+    control       the dense network, trained on
+    plain         the shape of the repaired one, cut and compensated only
+    repaired      cut by recon, repaired
+    gamma         cut by |gamma| over the whole network, repaired
+    auto-taylor   sparse for two fifths of the epochs, cut, trained for the rest
+    auto-gamma    the same by |gamma|
+    random        the shape of the repaired one from random weights, the dense epochs added
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import ChannelGraph, IntArray
+from yoloprune.channels.trace import trace
+from yoloprune.measure.accuracy import evaluate
+from yoloprune.measure.copies import find_device
+from yoloprune.measure.data import load_dataset
+from yoloprune.measure.detect import DetectOptions
+from yoloprune.measure.pictures import load_pictures
+from yoloprune.measure.size import count
+from yoloprune.models.door import load
+from yoloprune.prune.choose import choose_scores
+from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.repair import RepairOptions, repair
+from yoloprune.train.options import SparsityOptions, TrainOptions
+from yoloprune.train.run import train
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("YOLOPRUNE_SHARED", ROOT.parent / "shared"))
+RESULTS = ROOT / "benchmarks/results"
+SIZE = 320
+BCCD, COCO = "data/bccd/bccd.yaml", "data/coco256/coco256.yaml"
+NETS = {
+    "yolov5nu-bccd": ("weights/yolov5nu-bccd.pt", BCCD, 64, 40),
+    "yolov8n-bccd": ("weights/yolov8n-bccd.pt", BCCD, 64, 100),
+    "yolov5n-coco": ("weights/yolov5n-coco.cfg", COCO, 128, 0),
+    "yolo-fastest-1.1-xl": ("weights/yolo-fastest-1.1-xl.cfg", COCO, 128, 0),
+}
+"""Network → file, data, pictures to repair with, epochs that its dense network has behind it."""
+SHARES = {"yolov5n-coco": (0.9, 0.75, 0.5, 0.25), "yolo-fastest-1.1-xl": (0.9, 0.75, 0.5, 0.25)}
+CRITERIA = {
+    "gamma": ("gamma", "global"),
+    "even-random": ("random", "local"),
+    "even-l2": ("l2", "local"),
+    "recon": ("recon", "local"),
+}
+AUTO_PERCENT = {0.75: 0.4, 0.5: 0.63, 0.25: 0.76, 0.11: 0.86}
+"""Percent of the channels at which ``auto`` by Taylor comes near these MACs."""
+SETTINGS = {"plots": False, "val": False, "patience": 1000, "cache": "ram", "verbose": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One row to be."""
+
+    network: str
+    share: float
+    criterion: str
+    way: str
+    epochs: int = 0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.network}-{self.share}-{self.criterion}-{self.way}-{self.epochs}-s{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Cell):
+    """What came of it."""
+
+    percent: float
+    macs: float
+    params: float
+    AP: float
+    AP50: float
+    seconds: float
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """A network and what belongs to it."""
+
+    model: nn.Module
+    graph: ChannelGraph
+    data: str
+    pictures: Tensor
+    dense_epochs: int
+
+
+def opened(name: str, images: int | None = None, seed: int = 0) -> Net:
+    """Load a network and its calibration pictures."""
+    file, _, wanted, epochs = NETS[name]
+    model, data = load(str(SHARED / file))[0], data_of(name)
+    pictures = load_pictures(model, data, SIZE, count=images or wanted, seed=seed).images
+    return Net(model, trace(model), data, pictures, epochs)
+
+
+def at_macs(net: Net, criterion: str, share: float, device: str) -> tuple[float, IntArray]:
+    """The percent, and the units that go, at which a share of the MACs is left."""
+    score, scope = CRITERIA[criterion]
+    chosen = choose_scores(
+        net.model, net.graph, Budget(percent=0.5), criterion=score,
+        scope=scope, pictures=net.pictures, device=device,  # type: ignore[arg-type]
+    )  # fmt: skip
+    planner, dense = Planner(net.graph), count(net.model, SIZE).macs
+    low, high = 0.005, 0.97
+    best: tuple[float, float, IntArray] | None = None
+    for _ in range(14):
+        percent = (low + high) / 2
+        remove = planner.choose(chosen.scores, Budget(percent=percent))
+        thin = cut_units(net.model, net.graph, remove, compensate=False)
+        gap = count(thin, SIZE).macs / dense - share
+        if best is None or abs(gap) < best[0]:
+            best = abs(gap), percent, remove
+        if abs(gap) < 0.003:
+            break
+        low, high = (percent, high) if gap > 0 else (low, percent)
+    assert best is not None
+    return best[1:]
+
+
+def measured(
+    cell: Cell, net: Net, model: nn.Module, percent: float, device: str, start: float
+) -> Row:
+    """AP and size."""
+    found = evaluate(
+        model, load_dataset(net.data), DetectOptions(imgsz=SIZE, device=device, progress=False)
+    ).metrics
+    size, dense = count(model, SIZE), count(net.model, SIZE)
+    place = find_device(device)
+    return Row(
+        **{field.name: getattr(cell, field.name) for field in fields(Cell)},
+        percent=round(percent, 4),
+        macs=round(size.macs / dense.macs, 4),
+        params=round(size.params / dense.params, 4),
+        AP=round(found.AP, 4),
+        AP50=round(found.AP50, 4),
+        seconds=round(time.perf_counter() - start, 1),
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+    )
+
+
+def recalibrated(model: nn.Module, pictures: Tensor, device: str) -> nn.Module:
+    """A model with BatchNorm statistics of these pictures."""
+    import copy
+
+    made = copy.deepcopy(model).to(device).float()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        for part in pictures.split(16):
+            made(part.to(device).float() / 255)
+    return made.eval()
+
+
+def cut_rows(network: str, share: float, criterion: str, device: str) -> list[Row]:
+    """All ways without training, at one point."""
+    start = time.perf_counter()
+    net = opened(network)
+    percent, remove = at_macs(net, criterion, share, device)
+    kept = kept_units(net.graph, remove)
+    plain = cut_units(net.model, net.graph, remove, compensate=False)
+    folded = cut_units(net.model, net.graph, remove)
+    ways = {
+        "plain": lambda: plain,
+        "compensated": lambda: folded,
+        "recalibrated": lambda: recalibrated(folded, net.pictures, device),
+        "repaired": lambda: (
+            repair(
+                net.model, folded, net.graph, kept, net.pictures, RepairOptions(device=device)
+            ).model
+        ),
+    }
+    rows = []
+    for way, make in ways.items():
+        cell = Cell(network=network, share=share, criterion=criterion, way=way)
+        rows.append(measured(cell, net, make(), percent, device, start))
+        start = time.perf_counter()
+    return rows
+
+
+def tune_rows(cell: Cell, device: str, out: Path) -> list[Row]:
+    """One training."""
+    start = time.perf_counter()
+    torch.manual_seed(cell.seed)
+    net = opened(cell.network, seed=cell.seed)
+    model, percent, epochs = net.model, 0.0, cell.epochs
+    if cell.way.startswith("auto"):
+        percent = AUTO_PERCENT[cell.share]
+        model = sparse(cell, net, percent, device, out)
+        epochs -= sparse_epochs(cell)
+    elif cell.way != "control":
+        percent, remove = at_macs(net, cell.criterion, cell.share, device)
+        model = cut_units(net.model, net.graph, remove)
+        if cell.way == "repaired":
+            kept = kept_units(net.graph, remove)
+            model = repair(
+                net.model, model, net.graph, kept, net.pictures, RepairOptions(device=device)
+            ).model
+        if cell.way == "random":
+            reset(model)
+            epochs += net.dense_epochs
+    if epochs:
+        model = trained(model, cell, epochs, device, out / cell.name)
+    return [measured(cell, net, model, percent, device, start)]
+
+
+def sparse_epochs(cell: Cell) -> int:
+    """Of ``auto``: two fifths."""
+    return max(1, round(0.4 * cell.epochs))
+
+
+def sparse(cell: Cell, net: Net, percent: float, device: str, out: Path) -> nn.Module:
+    """Train by ``auto`` and cut."""
+    criterion: Any = cell.way.partition("-")[2]
+    wish = SparsityOptions(budget=Budget(percent=percent), criterion=criterion)
+    folder = out / f"{cell.name}-sparse"
+    model = trained(net.model, cell, sparse_epochs(cell), device, folder, wish)
+    graph = trace(model)
+    scores = choose_scores(model, graph, wish.budget, criterion="gamma").scores
+    return cut_units(model, graph, Planner(graph).choose(scores, wish.budget))
+
+
+def reset(model: nn.Module) -> None:
+    """Random weights."""
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    head: Any = list(model.model)[-1]  # type: ignore[arg-type]
+    if hasattr(head, "bias_init"):
+        head.bias_init()
+
+
+def trained(
+    model: nn.Module,
+    cell: Cell,
+    epochs: int,
+    device: str,
+    folder: Path,
+    sparsity: SparsityOptions | None = None,
+) -> nn.Module:
+    """The averaged weights after the last epoch."""
+    scratch = {"optimizer": "AdamW", "lr0": 0.0015, "momentum": 0.9, "cos_lr": True}
+    options = TrainOptions(
+        data=data_of(cell.network),
+        epochs=epochs,
+        imgsz=SIZE,
+        device=device,
+        seed=cell.seed,
+        sparsity=sparsity,
+        resume=True,
+        extra={**SETTINGS, **(scratch if cell.way == "random" else {})},
+    )
+    return train(model, folder, options).last
+
+
+def cut_cells() -> Iterator[tuple[str, float, str]]:
+    """What decides first."""
+    for network in NETS:
+        for share in SHARES.get(network, (0.75, 0.5, 0.25, 0.11)):
+            for criterion in ("recon", "gamma", "even-l2", "even-random"):
+                yield network, share, criterion
+
+
+def tune_cells() -> Iterator[Cell]:
+    """What decides first."""
+
+    def cells(network: str, share: float, seed: int, epochs: int, ways: str) -> Iterator[Cell]:
+        for way in ways.split():
+            criterion = way if way == "gamma" else "recon"
+            yield Cell(
+                network=network, share=1.0 if way == "control" else share, criterion=criterion,
+                way="repaired" if way == "gamma" else way, epochs=epochs, seed=seed,
+            )  # fmt: skip
+
+    main = "repaired plain auto-taylor random control"
+    five, eight = "yolov5nu-bccd", "yolov8n-bccd"
+    for epochs in (20, 5, 40):
+        yield from cells(five, 0.25, 0, epochs, main)
+    for epochs in (20, 5, 40):
+        yield from cells(five, 0.25, 0, epochs, "gamma auto-gamma")
+        yield from cells(five, 0.5, 0, epochs, "repaired plain auto-taylor random")
+        yield from cells(five, 0.11, 0, epochs, "repaired plain auto-taylor random")
+    for seed in (1, 2):
+        for epochs in (20, 5, 40):
+            yield from cells(five, 0.25, seed, epochs, main)
+    for epochs in (20, 5, 40):
+        yield from cells(eight, 0.25, 0, epochs, main)
+    yield from cells(five, 0.25, 0, 1, "repaired control")
+
+
+def data_of(network: str) -> str:
+    """Its data set."""
+    return str(SHARED / NETS[network][1])
+
+
+class Table:
+    """Rows of a CSV file, written as they come."""
+
+    def __init__(self, path: Path, kind: type[Any]) -> None:
+        self.path, self._names = path, [field.name for field in fields(kind)]
+        self.rows: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def has(self, **wanted: object) -> bool:
+        """Whether such a row is there."""
+        return any(all(row[k] == str(v) for k, v in wanted.items()) for row in self.rows)
+
+    def add(self, rows: list[Any]) -> None:
+        """Add rows, and write them all."""
+        self.rows += [{name: str(getattr(row, name)) for name in self._names} for row in rows]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self._names)
+            table.writeheader()
+            table.writerows(self.rows)
+
+
+def one_thread() -> None:
+    """Of every worker."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def work(
+    table: Table, tasks: list[tuple[Callable[..., list[Row]], tuple[Any, ...]]], args: Any
+) -> None:
+    """Carry tasks out in several processes, as long as there is time."""
+    end = time.monotonic() + 60 * args.minutes
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=one_thread) as pool:
+        waiting = iter(tasks)
+        running = {}
+
+        def more() -> None:
+            task = next(waiting, None) if time.monotonic() < end else None
+            if task is not None:
+                running[pool.submit(task[0], *task[1])] = task
+
+        for _ in range(args.jobs):
+            more()
+        while running:
+            done = next(as_completed(running))
+            task = running.pop(done)
+            try:
+                table.add(done.result())
+                last = table.rows[-1]
+                print(*(f"{k}={last[k]}" for k in last), flush=True)
+            except Exception as exc:
+                print(f"{task[1]}: {exc!r}"[:500], flush=True)
+            more()
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["cuts", "tunes"])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/repair-tables")
+    args = parser.parse_args()
+    if args.what == "cuts":
+        table = Table(args.out / "repair-cuts-320px.csv", Row)
+        todo: list[Any] = [
+            (cut_rows, (net, share, by, args.device))
+            for net, share, by in cut_cells()
+            if (SHARED / NETS[net][0]).is_file()
+            and not table.has(network=net, share=share, criterion=by)
+        ]
+    else:
+        table = Table(args.out / "repair-tunes-320px.csv", Row)
+        todo = [
+            (tune_rows, (cell, args.device, args.work.resolve()))
+            for cell in tune_cells()
+            if not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
+        ]
+    work(table, todo, args)
+
+
+if __name__ == "__main__":
+    main()

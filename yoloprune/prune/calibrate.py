@@ -1,0 +1,110 @@
+"""The pictures that a cut is repaired on, and the repair of a cut by them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yoloprune.errors import DataError
+from yoloprune.measure.copies import device_of
+from yoloprune.measure.pictures import Pictures, load_pictures
+from yoloprune.measure.progress import progress
+from yoloprune.measure.resolve import describe
+from yoloprune.prune.choose import RECON
+from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yoloprune.channels.graph import BoolArray, ChannelGraph
+
+log = logging.getLogger(__name__)
+
+_LEAST = 2
+_FEW = 8
+"""Pictures under which a repair is poor."""
+_DRIFT = 0.25
+"""Standard deviations: seen .12 on pictures of the network's own kind, .35 on foreign ones."""
+
+
+def calibration_source(
+    calib: str | None, data: str | None, *, repair: bool, criterion: str | None
+) -> str | None:
+    """What names the pictures to look at, if anything does.
+
+    Args:
+        calib: what the user named.
+        data: the data set that is measured on; else its train split is taken.
+        repair: whether there will be a repair.
+        criterion: that ranks channels.
+    """
+    if calib is not None or data is None:
+        return calib
+    # A folder is one of classes; without a train split there is only what is measured on.
+    wanted = (repair or criterion == RECON) and not Path(data).is_dir()
+    return data if wanted and describe(data).entries.get("train") else None
+
+
+def calibration(
+    model: nn.Module, source: str | None, size: tuple[int, int], count: int, *, asked: bool
+) -> Pictures | None:
+    """The pictures that calibrate, ready for the network.
+
+    Args:
+        model: the network.
+        source: what names them, see :func:`calibration_source`.
+        size: height and width of the input in pixels.
+        count: how many are taken.
+        asked: whether the user named them.
+
+    Returns:
+        None where none are named, or a data set that was given for something else has too few.
+
+    Raises:
+        DataError: those that the user named cannot be used.
+    """
+    if source is None:
+        return None
+    found = load_pictures(model, source, size, count=count)
+    many = len(found.files)
+    if many < _LEAST and asked:
+        raise DataError(
+            f"--calib {source}: has {many} picture, expected at least {_LEAST}, better some dozens."
+        )
+    if many < _FEW:
+        what = "repair is poor" if many >= _LEAST else "nothing is repaired"
+        log.warning(
+            "warning: %s: with %d pictures to repair on %s. Give some dozens with --calib.",
+            source, many, what,
+        )  # fmt: skip
+    return found if many >= _LEAST else None
+
+
+def repair_on(
+    model: nn.Module,
+    thin: nn.Module,
+    graph: ChannelGraph,
+    kept: BoolArray,
+    pictures: Pictures,
+    device: str,
+) -> Repaired:
+    """Repair with a progress bar; the result stays where ``thin`` is."""
+    with progress("repair") as advance:
+        how = RepairOptions(device=device, progress=advance)
+        done = repair(model, thin, graph, kept, pictures.images, how)
+    return Repaired(model=done.model.to(device_of(thin)), record=done.record)
+
+
+def drift_warning(record: RepairRecord, pictures: Pictures) -> list[str]:
+    """Say so where the pictures are of another world than those of the training."""
+    if record.drift is None or record.drift < _DRIFT:
+        return []
+    text = (
+        f"{pictures.source}: these pictures look foreign to the network: its channel means on them "
+        f"are {record.drift:.2f} standard deviations from those of its training (median; about "
+        f"0.1 for its own kind, from {_DRIFT} on repair harms). Give pictures like those that it "
+        "is for."
+    )
+    log.warning("warning: %s", text)
+    return [text]
