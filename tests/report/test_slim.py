@@ -33,6 +33,19 @@ RESULT: dict[str, Any] = {
     "environment": {"cpu": "<script>cpu</script>", "versions": {"torch": "2.4"}, "list": [1, 2]},
     "imgsz": [96, 64],
     "seconds": {"trace": 0.301, "cut": 0.02},
+    "scope": "local",
+    "why": "there are <i>pictures</i>",
+    "warnings": ["not sparse: only 2 of the 16 channels to be removed are near zero"],
+    "verdict": {
+        "state": "needs training", "words": "needs about 5 epochs (AP .399)",
+        "next": "yoloprune train slim/net.cfg --epochs 5",
+    },
+    "repair": {
+        "pictures": 64, "held_out": 16, "seconds": 12.3, "drift": 0.1, "layers": [
+            {"path": "first", "before": 0.2, "after": 0.05},
+            {"path": "<u>second</u>", "before": 0.9, "after": 0.4},
+        ],
+    },
 }  # fmt: skip
 
 
@@ -113,6 +126,11 @@ def test_the_page_says_what_was_asked_reached_and_measured(page: tuple[str, _Pag
     for said in (
         "16 of 32 prunable channels removed, in 2 of 2 layers",
         "Not sparse: only 2 of the 16 channels to be removed are near zero",
+        "cut is exact The slim network needs about 5 epochs (AP .399).",
+        "Next: yoloprune train slim/net.cfg --epochs 5",
+        "gamma, the same share of every group: there are <i>pictures</i>",
+        "on 64 pictures without labels, in 12 s. Error on 16 of them",
+        "<u>second</u> 90.0% 40.0% first 20.0% 5.0%",
         "Parameters 4.0× smaller 6.06 M → 1.51 M",
         "MACs 3.0× smaller 3.45 G → 1.15 G",
         "File size 4.0× smaller 24.3 MB → 6.10 MB",
@@ -143,6 +161,12 @@ def test_what_comes_from_outside_is_escaped(page: tuple[str, _Page]) -> None:
     assert "<b>net" not in html
 
 
+@pytest.mark.parametrize(("scope", "shown"), [("local", 0), ("global", 1)])
+def test_ranks_within_groups_are_no_picture(scope: str, shown: int, tmp_path: Path) -> None:
+    path = write_slim_report(tmp_path / "r.html", RESULT | {"scope": scope}, *made())
+    assert path.read_text("utf-8").count("<h2>Scores</h2>") == shown
+
+
 def test_both_themes_are_defined_and_the_plots_use_them(page: tuple[str, _Page]) -> None:
     html = page[0]
     themes = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
@@ -152,7 +176,7 @@ def test_both_themes_are_defined_and_the_plots_use_them(page: tuple[str, _Page])
     assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= names[0]
     svg = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "#0a0b0" not in svg
-    assert {"--before", "--after", "--gone", "--mark"} <= set(re.findall(r"var\((--\w+)\)", svg))
+    assert {"--before", "--after", "--gone"} <= set(re.findall(r"var\((--\w+)\)", svg))
     ids = re.findall(r'<(?:clipPath|path) id="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
 
@@ -209,6 +233,7 @@ def test_a_page_shows_any_name_and_can_be_written(name: str, shown: str, tmp_pat
         "model": f"{name}.pt",
         "files": {"model": [f"one {name}", f"two {name}"]},
         "environment": {name: name},
+        "warnings": [f"note {name}"],
     }
     html = write_slim_report(tmp_path / "r.html", record, made_plan, graph, scores).read_text(
         "utf-8"

@@ -55,6 +55,34 @@ def channels_svg(before: Sequence[int], after: Sequence[int]) -> str:
     return _themed(figure, "channels")
 
 
+def repair_svg(before: Sequence[float], after: Sequence[float]) -> str:
+    """Error of each layer on held-out pictures, before and after repair, in network order.
+
+    Args:
+        before: mean square error of each layer, as a share of its output's variance.
+        after: the same layers, repaired.
+
+    Returns:
+        An ``<svg>`` element for a page that defines ``--gone --after --muted --line``.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _chart(height=2.7)
+    x = np.arange(len(before))
+    least = 1e-4
+    axes.bar(x, np.clip(before, least, 1), width=0.82, color=_GONE, alpha=0.55)
+    axes.bar(x, np.clip(after, least, 1), width=0.82, color=_AFTER)
+    axes.set_yscale("log")
+    axes.set_ylim(least, 1)
+    axes.set_yticks([1e-4, 1e-3, 1e-2, 1e-1, 1], ["0.01 %", "0.1 %", "1 %", "10 %", "100 %"])
+    axes.minorticks_off()
+    axes.set_xlim(-0.8, max(len(before), 1) - 0.2)
+    axes.set_xlabel("layer, in network order")
+    axes.set_ylabel("error (log scale)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _themed(figure, "repair")
+
+
 def scores_svg(
     kept: NDArray[np.float64], removed: NDArray[np.float64], threshold: float, label: str
 ) -> str:

@@ -13,8 +13,8 @@ from yoloprune.channels.graph import ChannelGraph
 from yoloprune.files import write_bytes
 from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
-from yoloprune.prune.score import Scores, sparsity_warning
-from yoloprune.report.plots import channels_svg, scores_svg
+from yoloprune.prune.score import Scores
+from yoloprune.report.plots import channels_svg, repair_svg, scores_svg
 
 _SIZES = {
     "params": "Parameters",
@@ -196,9 +196,11 @@ def _context(
     remove = plan.remove(graph)
     goes = np.zeros(graph.n_units, dtype=bool)
     goes[remove] = True
-    warning = sparsity_warning(scores, graph, remove)
     counted = graph.prunable & np.isfinite(scores.values)
     label = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
+    histogram = scores_svg(
+        scores.values[counted & ~goes], scores.values[goes], plan.reached.threshold, label
+    )
     budget = plan.budget
     model = str(result.get("model") or (plan.source.path if plan.source else "model"))
     return {
@@ -206,7 +208,7 @@ def _context(
         "rows": rows,
         "cards": [row for row in rows if row.name in (*_SIZES.values(), "AP")],
         "budget": [
-            ("criterion", plan.criterion),
+            ("criterion", _criterion(result, plan)),
             ("channels kept in each layer, at least", str(budget.min_channels)),
             (
                 "share of a layer that may go, at most",
@@ -216,23 +218,55 @@ def _context(
         ],
         "asked": budget.percent,
         "reached": plan.reached,
-        "notes": [plain(note) for note in ([warning] if warning else []) + list(plan.notes)],
+        "notes": [plain(note) for note in result.get("warnings", plan.notes)],
+        "verdict": result.get("verdict"),
+        "repair": _repair(result.get("repair")),
         "widths": widths,
         "widest": max((width.before for width in widths), default=1),
         "changed": sum(width.after < width.before for width in widths),
         # Markup: these two are made here, of numbers only.
         "channels_svg": Markup(channels_svg([w.before for w in widths], [w.after for w in widths])),
-        "scores_svg": Markup(
-            scores_svg(
-                scores.values[counted & ~goes], scores.values[goes], plan.reached.threshold, label
-            )
-        ),
+        "scores_svg": None if result.get("scope") == "local" else Markup(histogram),
         "score_label": label,
         "self_test": (result.get("self_test") or {}).get("max_rel_diff"),
         "environment": list(_flat(_conditions(result))),
         "files": list(_flat(result.get("files") or {})),
         "source": plan.source and replace(plan.source, path=plain(plan.source.path)),
     }
+
+
+_WORST = 8
+"""Layers whose error after repair is told by name."""
+
+
+def _repair(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the page says of a repair."""
+    if record is None:
+        return None
+    from markupsafe import Markup
+
+    layers = record["layers"]
+    worst = sorted(layers, key=lambda layer: -layer["after"])[:_WORST]
+    return {
+        "pictures": record["pictures"],
+        "held_out": record["held_out"],
+        "seconds": f"{record['seconds']:.0f}",
+        "drift": record["drift"],
+        "svg": Markup(
+            repair_svg([one["before"] for one in layers], [one["after"] for one in layers])
+        ),
+        "worst": [
+            (plain(one["path"]), f"{one['before']:.1%}", f"{one['after']:.1%}") for one in worst
+        ],
+    }
+
+
+def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
+    """By what channels were chosen, and why."""
+    if "why" not in result:
+        return plan.criterion
+    where = {"global": "over the whole network", "local": "the same share of every group"}
+    return f"{plan.criterion}, {where[result['scope']]}: {result['why']}"
 
 
 def _conditions(result: Mapping[str, Any]) -> dict[str, Any]:
