@@ -17,6 +17,7 @@ from yoloprune.train.keeping import student_of
 from yoloprune.train.log import SparsityLog
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.sparsity import sparsity_of
+from yoloprune.train.statistics import Recalibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Equip:
             trainer.sparsity.watch(student, trainer.optimizer)
             if trainer.resumed_sparsity is not None:
                 trainer.sparsity.load_state_dict(trainer.resumed_sparsity)
+            trainer.add_callback("on_train_epoch_end", Recalibration())
             if RANK in {-1, 0}:
                 trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
         if self.options.distil is not None:
