@@ -44,7 +44,7 @@ def main() -> None:
     data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
     torch.manual_seed(0)
     model, _ = load(ROOT / "cfg/yoloprune-demo.cfg", scratch=True)
-    sparsity = SparsityOptions(budget=Budget(percent=args.percent))
+    sparsity = SparsityOptions(budget=Budget(percent=args.percent), criterion="gamma")
     stages = (
         ("dense", args.epochs, None, DENSE),
         ("sparse", args.sparse_epochs, sparsity, SPARSE),

@@ -274,6 +274,7 @@ def test_sparse_training_makes_the_cut_free(net: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "train.json").read_text())
     assert 0.3 < record["sparsity"]["zero_share"] < 0.5
     assert "prunable units stand at zero" in trained.stdout
+    assert "--criterion taylor, for the scales were not trained sparse: 0%" in trained.stderr
     assert Path(record["files"]["sparsity"]).is_file()
     best = tmp_path / "sparse/weights/best.cfg"
     slimmed = yoloprune(

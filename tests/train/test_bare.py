@@ -167,7 +167,9 @@ def shrink(model: nn.Module, sparsity: Sparsity, steps: int, start: int = 0) -> 
 
 
 def auto(model: nn.Module, graph: ChannelGraph, budget: Budget = BUDGET, **more: Any) -> Sparsity:
-    return sparsity_of(model, graph, SparsityOptions(budget=budget, **more))
+    return sparsity_of(
+        model, graph, SparsityOptions(budget=budget, **{"criterion": "gamma", **more})
+    )
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -152,7 +152,7 @@ def test_what_workers_of_several_devices_are_handed(
     out = tmp_path / "run"
     out.mkdir()
     (out / "mine.txt").write_text("stays")
-    sparsity = SparsityOptions(budget=Budget(percent=0.4))
+    sparsity = SparsityOptions(budget=Budget(percent=0.4), criterion="gamma")
     options = TrainOptions(data=str(data), epochs=1, imgsz=64, device="cpu", sparsity=sparsity)
     with pytest.raises(StartedError):
         train(load(model)[0], out, options)

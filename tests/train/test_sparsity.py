@@ -38,6 +38,7 @@ HEAD = (
     "[yolo]\nmask=0\nanchors=10,10\nclasses=2\nnum=1\n"
 )
 BUDGET = Budget(percent=0.5, min_channels=2)
+BY_SCALE: dict[str, Any] = {"budget": BUDGET, "criterion": "gamma"}
 AUTO = {"auto": {"method": "auto"}, "taylor": {"method": "auto", "criterion": "taylor"}}
 
 
@@ -61,7 +62,7 @@ def optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 def method(model: nn.Module, graph: ChannelGraph | None = None, **options: Any) -> Sparsity:
     graph = graph or trace(model)
-    return sparsity_of(model, graph, SparsityOptions(**{"budget": BUDGET, **options}))
+    return sparsity_of(model, graph, SparsityOptions(**{**BY_SCALE, **options}))
 
 
 def norms(model: nn.Module) -> list[nn.BatchNorm2d]:

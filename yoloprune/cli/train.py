@@ -61,10 +61,11 @@ ShareOpt = Annotated[
     typer.Option("--percent", help="Share of prunable channels that the cut will remove."),
 ]
 ImportanceOpt = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--criterion",
-        help="By what auto chooses: gamma, the scales; taylor, how much the loss needs them.",
+        help="By what auto chooses: taylor, how much the loss needs a channel; gamma, its scale. "
+        "Left out, it is gamma where the scales were trained sparse, else taylor.",
     ),
 ]
 UntilOpt = Annotated[
@@ -113,7 +114,7 @@ def train(
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
-    importance: ImportanceOpt = "gamma",
+    importance: ImportanceOpt = None,
     until: UntilOpt = 0.7,
     strength: StrengthOpt = 0.0,
     decay: DecayOpt = "none",
@@ -221,7 +222,12 @@ def _newest_unfinished() -> Path:
 
 
 def _sparsity(
-    method: str, budget: Budget, strength: float, decay: str, importance: str, until: float
+    method: str,
+    budget: Budget,
+    strength: float,
+    decay: str,
+    importance: str | None,
+    until: float,
 ) -> SparsityOptions | None:
     """What the flags of sparsity ask for.
 
@@ -241,7 +247,7 @@ def _sparsity(
         )
     if strength or decay != "none":
         raise TrainError("--strength, --decay: need --sparsity l1, prox or group.")
-    if importance != "gamma":
+    if importance is not None:
         raise TrainError(f"--criterion {importance}: needs --percent, for --sparsity auto.")
     return None
 

@@ -89,7 +89,7 @@ class SparsifySection(TrainSection):
     method: Method = "auto"
     strength: float = 0.0
     decay: Decay = "none"
-    criterion: Importance = "gamma"
+    criterion: Importance | None = None
     until: float = 0.7
     teacher: bool = False
 

@@ -30,7 +30,8 @@ class SparsityOptions:
         decay: of the strength after half of the epochs, to a hundredth: ``none``, ``half`` for
             all channels, ``kept`` only for those that the budget's plan would keep.
         criterion: by what ``auto`` has the planner choose: ``gamma`` the scales as they are;
-            ``taylor`` how much the loss needs a unit, by the gradients of the training itself.
+            ``taylor`` how much the loss needs a unit, by the gradients of the training itself;
+            None leaves it to the network, see :mod:`yoloprune.train.criterion`.
         until: share of the epochs after which the units of ``auto`` stand at zero, in (0, 1].
 
     Raises:
@@ -41,14 +42,15 @@ class SparsityOptions:
     method: Method = "auto"
     strength: float = 0.0
     decay: Decay = "none"
-    criterion: Importance = "gamma"
+    criterion: Importance | None = None
     until: float = 0.7
 
     def __post_init__(self) -> None:
         """Check every range."""
         choice("--sparsity", self.method, Method)
         choice("--decay", self.decay, Decay)
-        choice("--criterion", self.criterion, Importance)
+        if self.criterion is not None:
+            choice("--criterion", self.criterion, Importance)
         if not 0 < self.until <= 1:
             raise TrainError(f"--until: must be above 0 and at most 1, got {self.until}.")
         if self.method == "auto":
@@ -57,7 +59,7 @@ class SparsityOptions:
                     "--sparsity auto: has no strength and no decay. Leave these out, or choose "
                     "l1, prox or group."
                 )
-        elif self.criterion != "gamma":
+        elif self.criterion not in (None, "gamma"):
             raise TrainError(
                 f"--criterion {self.criterion}: belongs to --sparsity auto; {self.method} looks at "
                 "the scales alone."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,8 @@ from yoloprune.train.folder import (
     tidy,
 )
 from yoloprune.train.options import DistillOptions, TrainOptions
+
+log = logging.getLogger(__name__)
 
 _BYTES = 40
 """Of disk a parameter needs in training: state with moments, checkpoints, and these anew."""
@@ -86,6 +89,7 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     from yoloprune.train.log import LOG, read_log
 
     weights = out / "weights"
+    options = _settled(model, out, options)
     if RANK in {-1, 0}:
         check_space(out, _BYTES * sum(p.numel() for p in model.parameters()))
     progress = _progress(weights) if options.resume else _Progress.NONE
@@ -115,6 +119,27 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         folder=out,
         sparsity=rows[-1] if rows else None,
     )
+
+
+def _settled(model: nn.Module, out: Path, options: TrainOptions) -> TrainOptions:
+    """Options with a criterion that stands: as the run was begun, else by the network."""
+    from ultralytics.utils import RANK
+
+    from yoloprune.channels.trace import trace
+    from yoloprune.train.criterion import settled
+
+    asked = options.sparsity
+    if asked is None or asked.criterion is not None:
+        return options
+    begun = Begun.read(out) if options.resume else None
+    before = None if begun is None else begun.settings.get("sparsity")
+    if isinstance(before, dict) and before.get("criterion"):
+        sparsity, why = replace(asked, criterion=before["criterion"]), "as the run was begun"
+    else:
+        sparsity, why = settled(asked, model, trace(model))
+    if sparsity.method == "auto" and RANK in {-1, 0}:
+        log.info("--criterion %s, %s", sparsity.criterion, why)
+    return replace(options, sparsity=sparsity)
 
 
 def _begun(model: nn.Module, out: Path, options: TrainOptions, progress: _Progress) -> Begun:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores, score
+from yoloprune.train.criterion import settled
 from yoloprune.train.gammas import Gammas
 from yoloprune.train.options import SparsityOptions
 from yoloprune.train.taylor import TaylorImportance
@@ -304,4 +305,5 @@ def sparsity_of(model: nn.Module, graph: ChannelGraph, options: SparsityOptions)
     Raises:
         TrainError: the model has no prunable BatchNorm.
     """
+    options, _ = settled(options, model, graph)
     return METHODS[options.method](model, Gammas(model, graph), options)
