@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,7 +21,7 @@ from yoloprune.prune.plan import Budget
 from yoloprune.train import statistics
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train
-from yoloprune.train.statistics import LEAST, MOST, recalibrate
+from yoloprune.train.statistics import Recalibration, recalibrate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
 
@@ -30,6 +31,7 @@ HEAD = (
 )
 COUNT = 8
 STATISTICS = ("running_mean", "running_var")
+STILL = dict.fromkeys(("mosaic", "fliplr", "hsv_h", "hsv_s", "hsv_v", "scale", "translate"), 0.0)
 
 
 def network() -> nn.Module:
@@ -52,7 +54,7 @@ def options(data: Path, method: str | None = "auto", **more: Any) -> TrainOption
         else SparsityOptions(budget=budget, method=method, strength=strength),  # type: ignore[arg-type]
         extra={
             "plots": False, "verbose": False, "optimizer": "AdamW", "lr0": 0.01, "nbs": 4,
-            "warmup_epochs": 0, "close_mosaic": 0, "workers": 0, **more,
+            "warmup_epochs": 0, "close_mosaic": 0, "workers": 0, **STILL, **more,
         },
     )  # fmt: skip
 
@@ -101,7 +103,7 @@ def test_what_is_saved_has_those_of_its_weights(method: str, data: Path, tmp_pat
 def test_training_itself_is_undisturbed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    augmented = {"fliplr": 0.5, "mosaic": 1.0, "nbs": 8}
+    augmented = {"fliplr": 0.5, "mosaic": 1.0, "scale": 0.5, "nbs": 8}
     with_them = train(network(), tmp_path / "a", options(data, **augmented)).last.state_dict()
     monkeypatch.setattr(statistics, "recalibrate", lambda *_: None)
     without = train(network(), tmp_path / "b", options(data, **augmented)).last.state_dict()
@@ -128,48 +130,36 @@ def test_they_are_taken_only_once_the_sparsity_stands(
         assert len(seen) == times, method
 
 
-class _Pictures:
-    """As little of a data set as a sample of it asks for."""
-
-    rect, augment, cache = True, True, None
-
-    def __init__(self, count: int) -> None:
-        self.ims: list[Any] = ["cached"] * count
-
-    def __len__(self) -> int:
-        return len(self.ims)
-
-    def build_transforms(self, args: Any) -> str:
-        return "none"
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        assert self.ims[index] is None and not (self.rect or self.augment)
-        return {"img": torch.full((3, 2, 2), index % 256, dtype=torch.uint8)}
-
-
-class _Trainer:
-    """As little of a trainer as a sample of its pictures asks for."""
-
-    def __init__(self, count: int, batch: int, workers: int = 1) -> None:
-        self.train_loader: Any = type("Loader", (), {"dataset": _Pictures(count)})()
-        self.args = type("Args", (), {"seed": 3})()
-        self.device = torch.device("cpu")
-        self.batch_size, self.world_size = batch, workers
+def taken(
+    pictures: int, batch: int, time: float | None = None, stop: int | None = None
+) -> list[int]:
+    """Sizes of the batches that an epoch leaves to take statistics from."""
+    sizes = [min(batch, pictures - first) for first in range(0, pictures, batch)]
+    loader = type("Loader", (), {"__len__": lambda _: len(sizes), "dataset": range(pictures)})()
+    trainer = SimpleNamespace(train_loader=loader, args=SimpleNamespace(time=time))
+    recalibration = Recalibration()
+    for at, size in enumerate(sizes):
+        recalibration.take(trainer, torch.zeros(size, 1, 1, 1), at)
+    for at, size in enumerate(sizes[:stop]):
+        recalibration.take(trainer, torch.full((size, 1, 1, 1), float(at)), at)
+    found = recalibration.taken()
+    numbers = [int(images[0]) for images in found]
+    assert numbers == sorted(set(numbers)) and recalibration.taken() == []
+    return [len(images) for images in found]
 
 
-@pytest.mark.parametrize(
-    ("pictures", "taken"),
-    [(1, 0), (2, 2), (11, 11), (205, LEAST), (800, 100), (5000, MOST)],
-)
-def test_a_sample_is_small_and_always_the_same(pictures: int, taken: int) -> None:
-    for batch in (1, 4, 16):
-        trainer = _Trainer(pictures, batch)
-        found = [list(statistics._batches(trainer)) for _ in range(2)]
-        assert sum(len(part) for part in found[0]) == taken
-        assert all(2 <= len(part) < 2 * max(batch, 2) for part in found[0])
-        for one, other in zip(*found, strict=True):
-            assert torch.equal(one, other) and one.max() <= 1
-        assert trainer.train_loader.dataset.ims == ["cached"] * pictures
+def test_a_few_whole_batches_at_the_end_of_the_epoch_are_enough() -> None:
+    assert taken(205, 16) == [16, 13]  # an eighth is less than 32
+    assert taken(11, 4) == [4, 4, 3]
+    assert taken(205, 64) == [64]  # of 13 would be too few
+    assert taken(801, 16) == [16] * 7  # an eighth; the last is of one picture
+    assert taken(5000, 16) == [16] * 7 + [8]  # 128 is most
+    assert taken(3, 1) == [1, 1, 1]
+
+
+def test_an_epoch_that_may_end_early_is_watched_from_its_start() -> None:
+    assert taken(5000, 16, time=0.1, stop=100) == [16] * 8
+    assert taken(5000, 16, stop=100) == []
 
 
 @pytest.mark.slow

@@ -39,7 +39,9 @@ class Equip:
             trainer.sparsity.watch(student, trainer.optimizer)
             if trainer.resumed_sparsity is not None:
                 trainer.sparsity.load_state_dict(trainer.resumed_sparsity)
-            trainer.add_callback("on_train_epoch_end", Recalibration())
+            recalibration = Recalibration()
+            trainer.shown = recalibration.take
+            trainer.add_callback("on_train_epoch_end", recalibration)
             if RANK in {-1, 0}:
                 trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
         if self.options.distil is not None:

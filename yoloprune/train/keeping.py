@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from ultralytics.utils import LOCAL_RANK, RANK
 from ultralytics.utils.torch_utils import (
     strip_optimizer,
@@ -42,6 +42,7 @@ class StructureKeeping:
         taught: whether a teacher's loss, which validation does not have, is in the training loss.
         wish: what was asked for beyond Ultralytics' settings, which a resume must not change.
         snapshots: epochs, from 1, after which the averaged model is kept.
+        shown: called with the trainer, the inputs of each batch, and its number in the epoch.
         resumed_sparsity: what the sparsity of a resumed run starts from.
         last_step: number of the batch that the last optimizer step followed, from 0.
     """
@@ -50,6 +51,7 @@ class StructureKeeping:
     snapshots: tuple[int, ...] = ()
     taught = False
     wish: str | None = None
+    shown: Callable[[Any, Tensor, int], None] | None = None
     resumed_sparsity: dict[str, Any] | None = None
     last_step = -1
     _batches = 0
@@ -123,6 +125,15 @@ class StructureKeeping:
         elif event == "on_train_epoch_end":
             self._settle()
         super().run_callbacks(event)  # type: ignore[misc]
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """As stock, and the inputs are shown to who wants to see them."""
+        done: dict[str, Any] = super().preprocess_batch(batch)  # type: ignore[misc]
+        if self.shown is not None:
+            trainer: Any = self
+            at = self._batches - 1 - len(trainer.train_loader) * trainer.epoch
+            self.shown(self, done["img"], at)
+        return done
 
     def _begin_epoch(self) -> None:
         trainer: Any = self
