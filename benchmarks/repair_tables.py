@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import multiprocessing
 import os
 import time
@@ -77,9 +78,16 @@ CRITERIA = {
     "even-l2": ("l2", "local"),
     "recon": ("recon", "local"),
 }
+SHORT = 5
+"""Epochs up to which there are no mosaics, and pictures are hardly moved."""
 AUTO_PERCENT = {0.75: 0.4, 0.5: 0.63, 0.25: 0.76, 0.11: 0.86}
 """Percent of the channels at which ``auto`` by Taylor comes near these MACs."""
-SETTINGS = {"plots": False, "val": False, "patience": 1000, "cache": "ram", "verbose": False}
+SETTINGS = {
+    "plots": False, "val": False, "patience": 1000, "cache": "ram", "verbose": False,
+    "amp": False, "workers": 2, "optimizer": "AdamW", "momentum": 0.9, "cos_lr": True, "nbs": 16,
+    "warmup_bias_lr": 0.0,
+}  # fmt: skip
+"""Of every training: a whole cosine each, without Ultralytics' spike of the biases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +287,13 @@ def trained(
     sparsity: SparsityOptions | None = None,
 ) -> nn.Module:
     """The averaged weights after the last epoch."""
-    scratch = {"optimizer": "AdamW", "lr0": 0.0015, "momentum": 0.9, "cos_lr": True}
+    fresh = cell.way == "random"
+    schedule = {
+        "lr0": 0.0015 if fresh else 0.0003 if epochs <= SHORT else 0.0005,
+        "warmup_epochs": 3 if fresh else min(1.0, 0.1 * epochs),
+        "close_mosaic": epochs if epochs <= SHORT else math.ceil(0.4 * epochs),
+        **({"mosaic": 0.0, "scale": 0.1, "translate": 0.05} if epochs <= SHORT else {}),
+    }
     options = TrainOptions(
         data=data_of(cell.network),
         epochs=epochs,
@@ -288,7 +302,7 @@ def trained(
         seed=cell.seed,
         sparsity=sparsity,
         resume=True,
-        extra={**SETTINGS, **(scratch if cell.way == "random" else {})},
+        extra={**SETTINGS, **schedule},
     )
     return train(model, folder, options).last
 

@@ -69,7 +69,10 @@ def for_opencv(cfg: Cfg, name: str) -> Cfg:
 
 
 @pytest.mark.parametrize("name", slow_but(*FAST, names=CFGS.keys() - REFUSED - {*BEYOND_OPENCV}))
-def test_raw_outputs_equal_opencvs(name: str, tmp_path: Path) -> None:
+def test_raw_outputs_equal_opencvs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOLOPRUNE_MAX_MEMORY", "16G")  # cspx-p7-mish at its own 1536 px
     model = darknet_nets.build(read_cfg(CFGS[name]))
     net = darknet_nets.load_in_opencv(model, for_opencv(model.cfg, name), tmp_path)
     size = 128 if name in STRIDE_64 else 96

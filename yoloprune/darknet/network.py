@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,8 @@ def _build(cfg: Cfg) -> tuple[Shape, list[tuple[nn.Module, tuple[int, ...]]]]:
 
     The first walk makes modules without memory (on torch's meta device). What a network needs is
     taken for its weights four times (the cut network, and both in double precision for the
-    self-test) and every layer's output for one picture twice (the trace has ids beside values).
+    self-test), and for one picture the outputs that are alive at once twice (the trace has ids
+    beside values).
 
     Raises:
         CfgError: a section does not fit, or the network needs more than the limit.
@@ -143,10 +144,20 @@ def _build(cfg: Cfg) -> tuple[Shape, list[tuple[nn.Module, tuple[int, ...]]]]:
     with torch.device("meta"):
         _, shapes, planned = _walk(cfg)
     weights = sum(p.numel() for module, _ in planned for p in module.parameters())
-    outputs = sum(shape.channels * shape.height * shape.width for shape in shapes)
+    outputs = _alive(shapes, [sources for _, sources in planned])
     check_memory(4 * (_COPIES * weights + 2 * outputs), cfg.source, CfgError)
     net, _, built = _walk(cfg)
     return net, built
+
+
+def _alive(shapes: Sequence[Shape], sources: Sequence[tuple[int, ...]]) -> int:
+    """Numbers that a pass for one picture holds: what is named later on, and what is at work."""
+    sizes: list[int] = [shape.channels * shape.height * shape.width for shape in shapes]
+    named: set[int] = {index for layer in sources for index in layer}
+    kept = sum(sizes[index] for index in named)
+    # Convolution, BatchNorm and activation of one layer each make a tensor of its size.
+    at_work = max((a + 3 * b for a, b in zip([0, *sizes], sizes, strict=False)), default=0)
+    return kept + at_work
 
 
 def _walk(cfg: Cfg) -> tuple[Shape, tuple[Shape, ...], list[tuple[nn.Module, tuple[int, ...]]]]:

@@ -71,6 +71,8 @@ _MODEL_MODULES = {*_MODULE_PACKAGES, "ultralytics.nn.tasks"}
 _CLASS_MODULES = {
     *_MODEL_MODULES,
     "ultralytics.nn.distill_model",
+    "ultralytics.models.utils.loss",
+    "ultralytics.models.utils.ops",
     "ultralytics.utils.loss",
     "ultralytics.utils.tal",
     "torchvision.ops.misc",
