@@ -215,12 +215,16 @@ class _Run:
             model, source = self.stage(f"{name}/sparse", sparsify)
 
         def cut() -> tuple[tuple[Path, ...], dict[str, Any]]:
+            # What auto leaves is cut for nothing: there is nothing to repair.
+            free = recipe.sparsify is not None and recipe.sparsify.method == "auto"
             options = SlimOptions(
                 budget=budget,
                 out=self.out / name / "slim",
                 reduce=recipe.slim.reduce,
                 compensate=recipe.slim.compensate,
+                calib=None if free else recipe.data,
                 imgsz=self.size,
+                device=torch_device(recipe.device),
                 repeats=0,
             )
             result = slim(model, source, options)
