@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -314,3 +315,28 @@ def test_weights_survive_a_save_and_a_load(net: Path, tmp_path: Path) -> None:
     save_weights(model, tmp_path / "again.weights")
     assert (tmp_path / "again.weights").read_bytes() == source.weights.read_bytes()
     load_weights(model, tmp_path / "again.weights")
+
+
+def test_slim_repairs_on_pictures_without_labels(net: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", ShapesSpec(images=12, val=2, size=64))
+    shutil.rmtree(tmp_path / "data/labels")
+    shots = tmp_path / "data/images/train"
+    common = ("slim", net, "--percent", 0.4, "--imgsz", 64, "--calib")
+    done = yoloprune(*common, shots, "-o", tmp_path / "a", "--json", tmp_path / "a.json")
+    assert done.exit_code == 0, done.stderr
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (record["criterion"], record["scope"]) == ("recon", "local")
+    repair = record["repair"]
+    assert (repair["pictures"], repair["held_out"]) == (12, 3)
+    assert all(layer["after"] <= layer["before"] for layer in repair["layers"])
+    assert sum(layer["after"] < 0.8 * layer["before"] for layer in repair["layers"]) >= 2
+    assert record["self_test"]["max_rel_diff"] < 1e-9
+    assert record["verdict"]["next"] in done.stdout
+    assert "the slim network" in done.stdout and "repaired on 12 pictures" in done.stdout
+    plain = yoloprune(*common, shots, "--no-repair", "-o", tmp_path / "b", "--criterion", "recon")
+    assert plain.exit_code == 0 and "not sparse" in plain.stderr
+    assert "repaired on" not in plain.stdout
+    one = next(shots.iterdir())
+    refused = yoloprune(*common, one, "-o", tmp_path / "c")
+    assert refused.exit_code == 1 and not (tmp_path / "c").exists()
+    assert f"--calib {one}: has 1 picture, expected at least 2" in refused.stderr

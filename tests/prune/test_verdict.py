@@ -1,0 +1,67 @@
+"""What is said of a cut network, from what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from nets import Chain
+
+from yoloprune.channels import trace
+from yoloprune.prune.repair import LayerRepair, RepairRecord
+from yoloprune.prune.verdict import head_error, judge
+
+
+def record(**errors: float) -> RepairRecord:
+    layers = tuple(
+        LayerRepair(path=path, before=1.0, after=error, pull=0.1, rows=9, seconds=0.0)
+        for path, error in errors.items()
+    )
+    return RepairRecord(pictures=8, held_out=2, drift=None, layers=layers, seconds=1.0)
+
+
+def said(before: float | None, after: float | None, **more: Any) -> Any:
+    given: dict[str, Any] = {
+        "head_error": None, "free": False, "model": "m.pt", "data": None, "repair": None
+    }  # fmt: skip
+    sides = [{} if v is None else {"AP": v} for v in (before, after)]
+    given |= more
+    return judge(sides[0], sides[1], given.pop("repair"), **given)
+
+
+@pytest.mark.parametrize(
+    ("after", "state", "epochs"),
+    [(0.60, "works", 0), (0.57, "needs training", 5), (0.5, "needs training", 20),
+     (0.3, "needs training", 40), (0.01, "dead", 100), (0.0, "dead", 100)],
+)  # fmt: skip
+def test_accuracy_decides_where_it_was_measured(after: float, state: str, epochs: int) -> None:
+    found = said(0.61, after, data="d.yaml", free=True, head_error=0.9, repair=record())
+    assert (found.state, found.epochs) == (state, epochs)
+    assert f"AP {after:.3f}, before the cut 0.610" in found.words
+    if epochs:
+        assert found.next == f"yoloprune train m.pt --data d.yaml --epochs {epochs}"
+    else:
+        assert found.next == "yoloprune export m.pt --format onnx"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "epochs"),
+    [(0.02, "works", 0), (0.08, "needs training", 5), (0.3, "needs training", 20),
+     (0.7, "dead", 100)],
+)  # fmt: skip
+def test_else_the_error_on_pictures(error: float, state: str, epochs: int) -> None:
+    found = said(None, None, repair=record(), head_error=error)
+    assert (found.state, found.epochs) == (state, epochs)
+    assert f"off by {error:.1%}" in found.words
+
+
+def test_else_the_scales() -> None:
+    assert said(None, None, free=True).state == "works"
+    dead = said(None, None)
+    assert dead.state == "dead" and "--calib" in dead.next
+
+
+def test_the_error_of_the_head_is_that_of_the_layers_that_end_the_network() -> None:
+    graph = trace(Chain())
+    assert head_error(record(**{"a.0": 0.9, "b.0": 0.8, "out": 0.25}), graph) == 0.25
+    assert head_error(record(**{"a.0": 0.9}), graph) is None
