@@ -23,6 +23,7 @@ from yoloprune.cli.options import (
     OverwriteOpt,
     PercentOpt,
     RoundOpt,
+    SeedOpt,
     SplitOpt,
     TrustOpt,
     WeightsOpt,
@@ -31,6 +32,7 @@ from yoloprune.cli.options import (
     load_model,
     named,
     say,
+    seconds_of,
     torch_name,
     write_json,
 )
@@ -62,6 +64,14 @@ CalibImagesOpt = Annotated[int, typer.Option(help="How many of them.", min=2)]
 RepairOpt = Annotated[
     bool, typer.Option(help="Fit the layers that are left to what the full network gave.")
 ]
+SearchOpt = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="How long to look for better shares than even ones: 90s, 3m, 1h. Each trial is cut, "
+        "repaired, and held against what the full network sees.",
+    ),
+]
 ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")]
 CompensateOpt = Annotated[
     bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
@@ -92,6 +102,8 @@ def slim(
     calib: CalibOpt = None,
     calib_images: CalibImagesOpt = 64,
     repair: RepairOpt = True,
+    search: SearchOpt = "0",
+    seed: SeedOpt = 0,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
@@ -125,6 +137,8 @@ def slim(
             calib=calib,
             calib_images=calib_images,
             repair=repair,
+            search=seconds_of(search, "--search"),
+            seed=seed,
             split_routes=split_routes,
             data=data,
             split=split,
@@ -212,6 +226,8 @@ def _show(result: SlimResult) -> None:
     )
     if record["repair"] is not None:
         show_line(_repaired(record["repair"]))
+    if record["search"] is not None:
+        show_line(_searched(record["search"]))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -230,4 +246,16 @@ def _repaired(record: Mapping[str, Any]) -> str:
         f"repaired on {record['pictures']} pictures in {record['seconds']:.0f} s: {len(layers)} of "
         f"{len(record['layers'])} layers, error on held-out pictures {before:.1%} → {after:.1%} of "
         "their variance"
+    )
+
+
+def _searched(record: Mapping[str, Any]) -> str:
+    """What a search came to, in a line."""
+    took = f"searched for {record['seconds']:.0f} s in {record['trials']} trials: "
+    if not record["kept"]:
+        return took + "nothing better than even shares on pictures that it did not choose by"
+    nearer = 1 - record["found_unseen"] / record["even_unseen"]
+    return (
+        f"{took}what it sees is {nearer:.0%} nearer to the full network's than with even shares, "
+        "on pictures that nothing was chosen by"
     )

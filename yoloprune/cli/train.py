@@ -23,6 +23,7 @@ from yoloprune.cli.options import (
     ModelArg,
     OverwriteOpt,
     RoundOpt,
+    SeedOpt,
     SettingsOpt,
     TrustOpt,
     WeightsOpt,
@@ -93,7 +94,6 @@ ResumeOpt = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the run in --out, or the newest unfinished one."),
 ]
-SeedOpt = Annotated[int, typer.Option(help="Of everything random.")]
 OutOpt = Annotated[
     Path | None,
     typer.Option("-o", "--out", help="Folder for the run; runs/train, train2 … if not."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from yoloprune.measure.copies import device_of
 from yoloprune.prune.lanes import Handful, Lane
 from yoloprune.prune.patches import groups_of, is_batched, matrix, read, weight_of
 from yoloprune.prune.replay import Replayer
-from yoloprune.prune.ridge import Sums, fit
+from yoloprune.prune.ridge import USUAL, Sums, fit
 from yoloprune.prune.targets import Target, Targets, mode_of
 
 _EXACT = 1e-10
@@ -37,6 +37,7 @@ class RepairOptions:
         memory: bytes that the activations of all pictures may take.
         seed: of the choice of positions.
         device: where; None is where the model is.
+        near: layer → strength from which the best is looked for downhill; None tries them all.
         progress: called with layers done and layers in all.
     """
 
@@ -45,6 +46,7 @@ class RepairOptions:
     memory: int = 1_500_000_000
     seed: int = 0
     device: str | None = None
+    near: Mapping[str, float] | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
 
 
@@ -234,7 +236,8 @@ class Mending:
         norm = self._graph.norm_of.get(path)
         mean = None if norm is None else self._thin.get_submodule(norm).running_mean
         shift = layer.bias if isinstance(layer.bias, Tensor) else mean
-        found = fit(rows, held_out, shifts=isinstance(shift, Tensor))
+        near = None if self._options.near is None else self._options.near.get(path, USUAL)
+        found = fit(rows, held_out, shifts=isinstance(shift, Tensor), near=near)
         if found.before > _EXACT and found.pull is not None:
             weight = self._weight(path)
             made = matrix(layer, weight) + found.change
