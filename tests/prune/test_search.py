@@ -22,7 +22,7 @@ from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairOptions, repair
 from yoloprune.prune.score import Scores, score
-from yoloprune.prune.search import Searched, SearchOptions, Walk, parse_time, search
+from yoloprune.prune.search import Searched, SearchOptions, Walk, search
 
 BUDGET = Budget(percent=0.5, min_channels=1)
 SIDE = 32
@@ -171,16 +171,3 @@ def test_few_pictures_are_refused_in_a_line() -> None:
     scores = within_groups(score(model, graph, criterion="l2"), graph)
     with pytest.raises(DataError, match="--search: has 7 pictures, expected at least 8"):
         search(model, graph, scores, BUDGET, pictures(7), SearchOptions(seconds=1))
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("3m", 180), ("1.5h", 5400)]
-)
-def test_times_are_read(text: str, seconds: float) -> None:
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "m", "-1m", "3 days", "nan", "inf", "1e999"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time"):
-        parse_time(text)

@@ -79,7 +79,7 @@ def budget_of(percent: float, min_channels: int, max_layer_prune: float, round_t
 
 def seconds_of(text: str, flag: str) -> float:
     """Read a time such as ``90``, ``90s``, ``3m`` or ``1.5h``."""
-    from yoloprune.prune.search import parse_time
+    from yoloprune.texts import parse_time
 
     try:
         return parse_time(text)

@@ -39,7 +39,10 @@ from yoloprune.cli.options import (
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
-    from yoloprune.prune.slim import SlimResult
+    from torch import nn
+
+    from yoloprune.models.door import Source
+    from yoloprune.prune.slim import SlimOptions, SlimResult
 
 
 CriterionOpt = Annotated[
@@ -125,7 +128,6 @@ def slim(
         from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.score import parse_reduce
         from yoloprune.prune.slim import SlimOptions
-        from yoloprune.prune.slim import slim as run_slim
 
         options = SlimOptions(
             budget=budget,
@@ -146,20 +148,26 @@ def slim(
             batch=batch,
             device=torch_name(device),
         )
-        result = run_slim(loaded, source, options)
-        _report(folder, result)
+        result = _carried_out(loaded, source, options)
+    _tell(result, json_file, folder)
+
+
+def _carried_out(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
+    """Slim, and write the page beside the model."""
+    from yoloprune.prune.slim import slim as run_slim
+    from yoloprune.report.slim import write_slim_report
+
+    result = run_slim(model, source, options)
+    target = options.out / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
+    write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
+    result.summary["files"]["report"] = str(target)
+    return result
+
+
+def _tell(result: SlimResult, json_file: Path | None, folder: Path) -> None:
     _show(result)
     write_json(json_file, result.summary)
     say(f"results in {folder}")
-
-
-def _report(folder: Path, result: SlimResult) -> None:
-    """Write the page beside the model."""
-    from yoloprune.report.slim import write_slim_report
-
-    target = folder / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
-    write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
-    result.summary["files"]["report"] = str(target)
 
 
 def _results(folder: Path, name: str) -> list[Path]:

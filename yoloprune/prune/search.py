@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,14 +31,14 @@ from yoloprune.files import write_bytes
 from yoloprune.prune.mend import RepairOptions
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.score import Scores
-from yoloprune.prune.trials import Trials
+from yoloprune.prune.stages import Stage
+from yoloprune.prune.trials import Candidate, Trials
 
 LEAST = 8
 """Pictures that a search needs."""
 _FIT, _SEE = 3 / 8, 5 / 16
 """Shares of the pictures to repair each trial on, and to compare it on; the rest is kept back."""
 _ROWS = 3072
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 _MOST_SHIFT = 0.6
 
 FloatArray = NDArray[np.float64]
@@ -181,33 +180,26 @@ def search(
         even_unseen=even_unseen,
         found_unseen=found_unseen,
         kept=kept,
-        stages=tuple(
-            StageShare(
-                layers=stage.layers,
-                channels=int(stage.units.size),
-                even=float(np.isin(stage.units, trials.even.remove).mean()),
-                found=float(np.isin(stage.units, chosen.remove).mean()),
-            )
-            for stage in trials.stages
-        ),
+        stages=_shares(trials, chosen),
     )
     return Searched(scores=chosen.scores, budget=chosen.budget, record=record)
 
 
-def parse_time(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``3m`` or ``1.5h``.
+def _shares(trials: Trials, chosen: Candidate) -> tuple[StageShare, ...]:
+    """What goes of each stage, evenly and as chosen."""
 
-    Raises:
-        ValueError: it is no time.
-    """
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"is no time, got {text!r}, expected one such as 90s, 3m or 1h.")
-    return seconds
+    def share(stage: Stage, candidate: Candidate) -> float:
+        return float(np.isin(stage.units, candidate.remove).mean())
+
+    return tuple(
+        StageShare(
+            layers=stage.layers,
+            channels=int(stage.units.size),
+            even=share(stage, trials.even),
+            found=share(stage, chosen),
+        )
+        for stage in trials.stages
+    )
 
 
 def check_count(pictures: int) -> None:
@@ -311,6 +303,8 @@ def _identity(
     """What a search must agree in to be gone on with."""
     found = hashlib.sha256(repr((asdict(budget), options.seed)).encode())
     for tensor in (*model.state_dict().values(), pictures):
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(
+            tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        )
     found.update(scores.values.tobytes())
     return found.hexdigest()

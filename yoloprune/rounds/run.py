@@ -223,6 +223,8 @@ class _Run:
                 reduce=recipe.slim.reduce,
                 compensate=recipe.slim.compensate,
                 calib=None if free else recipe.data,
+                search=0.0 if free else recipe.slim.seconds,
+                seed=recipe.seed,
                 imgsz=self.size,
                 device=torch_device(recipe.device),
                 repeats=0,
