@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from yoloprune.models.door import Source
     from yoloprune.prune.plan import Budget
-    from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+    from yoloprune.train.options import DistillOptions, Preset, SparsityOptions, TrainOptions
 
 
 TrainDataOpt = Annotated[str, typer.Option(help="Ultralytics data YAML.")]
@@ -89,6 +89,16 @@ DistilOpt = Annotated[
 ]
 DistilWeightOpt = Annotated[float, typer.Option(help="Of its loss beside the labels'.")]
 FadeOpt = Annotated[bool, typer.Option(help="Let that weight fall to zero over the training.")]
+PresetOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="keep: a gentle schedule for a network that was cut and repaired, whatever --epochs "
+        "is (the default for those); stock: Ultralytics' own. --set goes before either."
+    ),
+]
+OnlyOpt = Annotated[
+    str | None, typer.Option("--only", help="norms: train BatchNorm scales and biases alone.")
+]
 ScratchOpt = Annotated[bool, typer.Option("--scratch", help="Start from random weights.")]
 ResumeOpt = Annotated[
     bool,
@@ -109,6 +119,8 @@ def train(
     epochs: EpochsOpt = 100,
     imgsz: ImgszOpt = None,
     batch: BatchOpt = 16,
+    preset: PresetOpt = None,
+    only: OnlyOpt = None,
     sparsity: SparsityOpt = None,
     percent: ShareOpt = None,
     min_channels: MinChannelsOpt = 8,
@@ -144,6 +156,7 @@ def train(
         "batch": batch,
         "device": device,
         "seed": seed,
+        "only": only,
         "sparsity": _sparsity(method, budget, strength, decay, importance, until),
         "distil": _teacher(teacher, distil_mode, distil_weight, distil_fade, trust),
         "resume": resume,
@@ -155,10 +168,25 @@ def train(
         from yoloprune.models.door import input_size_of
 
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
-        options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)  # type: ignore[arg-type]
+        size = max(input_size_of(loaded, imgsz))
+        asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
+        options = TrainOptions(imgsz=size, **asked)  # type: ignore[arg-type]
         _carry_out(loaded, source, folder, options, json_file)
     if is_first():
         say(f"results in {folder}")
+
+
+def _preset(model: nn.Module, source: Source, asked: Mapping[str, Any], *, scratch: bool) -> Preset:
+    """What suits a network where the user leaves it open."""
+    from yoloprune.models.marker import is_marked
+
+    plan = source.model.with_name(f"{source.model.stem}-plan.json")
+    slim = is_marked(getattr(model, "yaml", None)) or plan.is_file()
+    if scratch or asked["sparsity"] is not None or not slim:
+        return "stock"
+    if is_first():
+        say("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
+    return "keep"
 
 
 @contextmanager

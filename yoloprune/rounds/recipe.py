@@ -31,6 +31,7 @@ from yoloprune.train.options import (
     DistillOptions,
     Importance,
     Method,
+    Preset,
     SparsityOptions,
     check_settings,
 )
@@ -168,12 +169,14 @@ class FinetuneSection(TrainSection):
         distil: what to learn from it.
         weight: of that beside the labels.
         fade: let the weight fall to zero over the training.
+        preset: ``keep`` for a schedule that keeps what repair gave, ``stock`` for Ultralytics'.
     """
 
     teacher: str = "none"
     distil: Distil = "output"
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     fade: bool = True
+    preset: Preset = "keep"
 
 
 class StopSection(_Section):

@@ -277,7 +277,8 @@ def _check_wish(weights: Path, options: TrainOptions) -> None:
     if before is None or before == options.wish():
         return
     old, new = json.loads(before), json.loads(options.wish())
-    changed = [f"{key}: {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
+    keys = [*old, *(key for key in new if key not in old)]
+    changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
     raise TrainError(
         f"--resume: {weights.parent} was begun otherwise, changed since: {'; '.join(changed)}. "
         "Give the same flags, or start anew in another folder."
@@ -298,6 +299,7 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
     from yoloprune.models.checkpoint import task_of
+    from yoloprune.train import preset
 
     out, task = out.resolve(), task_of(model)
     return {
@@ -314,6 +316,7 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
         "name": out.name,
         "exist_ok": True,
         **_distillation(model, options.distil),
+        **preset.settings(options.preset, options.epochs, options.batch),
         **options.extra,
     }
 
