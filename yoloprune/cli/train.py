@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from yoloprune.models.door import Source
     from yoloprune.prune.plan import Budget
-    from yoloprune.train.options import DistillOptions, Preset, SparsityOptions, TrainOptions
+    from yoloprune.train.options import DistillOptions, Preset, SparsityOptions
 
 
 TrainDataOpt = Annotated[str, typer.Option(help="Ultralytics data YAML.")]
@@ -146,7 +146,7 @@ def train(
     debug: DebugOpt = False,
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
-    from yoloprune.train.options import TrainOptions, parse_settings
+    from yoloprune.train.options import parse_settings
 
     budget = budget_of(0.5 if percent is None else percent, min_channels, max_layer_prune, round_to)
     method = sparsity or ("none" if percent is None else "auto")
@@ -165,13 +165,9 @@ def train(
     }
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
-        from yoloprune.models.door import input_size_of
-
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
-        size = max(input_size_of(loaded, imgsz))
         asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
-        options = TrainOptions(imgsz=size, **asked)  # type: ignore[arg-type]
-        _carry_out(loaded, source, folder, options, json_file)
+        _carry_out(loaded, source, folder, asked, imgsz, json_file)
     if is_first():
         say(f"results in {folder}")
 
@@ -298,14 +294,22 @@ def _teacher(
 
 
 def _carry_out(
-    loaded: nn.Module, source: Source, out: Path, options: TrainOptions, json_file: Path | None
+    loaded: nn.Module,
+    source: Source,
+    out: Path,
+    asked: dict[str, Any],
+    imgsz: int | None,
+    json_file: Path | None,
 ) -> None:
     """Train, and tell what came of it; one process of a distributed run speaks for all."""
     from yoloprune.measure.data import load_dataset
     from yoloprune.models.checkpoint import task_of
+    from yoloprune.models.door import input_size_of
     from yoloprune.report.sparsity import write_sparsity_picture
+    from yoloprune.train.options import TrainOptions
     from yoloprune.train.run import train as run_training
 
+    options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)
     if task_of(loaded) == "detect":  # other labels are for Ultralytics to read
         pictures = len(load_dataset(options.data, split="train").images)
         if is_first():
