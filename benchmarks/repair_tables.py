@@ -412,7 +412,8 @@ def work(
 ) -> None:
     """Carry tasks out in several processes, as long as there is time."""
     end = time.monotonic() + 60 * args.minutes
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["yoloprune.train.trainer", "pycocotools.cocoeval"])
     with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=one_thread) as pool:
         waiting = iter(tasks)
         running = {}
