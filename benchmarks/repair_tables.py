@@ -184,7 +184,7 @@ def start_of(cell: Cell, device: str, out: Path) -> tuple[nn.Module, float]:
     name = f"{cell.network}-{cell.share}-{cell.criterion}"
     stem = out / "starts" / f"{name}-{way}"
     suffix = Path(NETS[cell.network][0]).suffix
-    if not stem.with_name(f"{stem.name}{suffix}").is_file():
+    if not (out / "starts" / f"{name}.txt").is_file():  # which is written last
         net = opened(cell.network)
         percent, remove = at_macs(net, cell.criterion, cell.share, device)
         plain = cut_units(net.model, net.graph, remove)
