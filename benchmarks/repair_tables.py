@@ -305,9 +305,9 @@ def sparse(cell: Cell, dense: nn.Module, percent: float, device: str, out: Path)
 
 
 def reset(model: nn.Module) -> None:
-    """Random weights."""
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
+    """Random weights, but for what is a rule and no weight (the mean of a distribution)."""
+    for path, module in model.named_modules():
+        if hasattr(module, "reset_parameters") and "dfl" not in path.split("."):
             module.reset_parameters()
     head: Any = list(model.model)[-1]  # type: ignore[arg-type]
     if hasattr(head, "bias_init"):

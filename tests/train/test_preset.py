@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
 from yoloprune.prune.plan import Budget
-from yoloprune.train import preset
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.preset import Schedule, settings
 from yoloprune.train.run import train
@@ -56,7 +54,6 @@ class Watched:
         self.rates: list[dict[str, float]] = []
         self.before: list[dict[str, torch.Tensor]] = []
         self.settings: dict[str, Any] = {}
-        self.training: Counter[bool] = Counter()
         real = KeepingDetectionTrainer.optimizer_step
 
         def step(trainer: Any) -> None:
@@ -65,8 +62,6 @@ class Watched:
             state = trainer.model.state_dict()
             self.before.append({name: value.clone() for name, value in state.items()})
             self.settings = vars(trainer.args)
-            norms = [m for m in trainer.model.modules() if isinstance(m, nn.BatchNorm2d)]
-            self.training.update(norm.training for norm in norms)
             real(trainer)
 
         patch.setattr(KeepingDetectionTrainer, "optimizer_step", step)
@@ -92,36 +87,6 @@ def test_every_step_has_its_rate_and_norms_go_first(
             assert torch.equal(value, third[name]) and not torch.equal(value, last[name]), name
         if name.endswith(("bn.weight", "bn.bias")):
             assert not torch.equal(value, third[name]), name
-
-
-def test_batchnorms_keep_their_statistics(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = Watched(monkeypatch)
-    model = network()
-    done = train(model, tmp_path, options(data))
-    assert set(seen.training) == {False}
-    for name, value in model.state_dict().items():
-        if "running_" in name:
-            torch.testing.assert_close(
-                done.last.state_dict()[name].float(), value, rtol=1e-3, atol=1e-3
-            )
-            assert torch.equal(seen.before[-1][name], value), name
-
-
-def test_stock_moves_them(data: Path, tmp_path: Path) -> None:
-    model = network()
-    extra = {"plots": False, "verbose": False, "val": False}
-    stock = TrainOptions(
-        data=str(data), epochs=1, imgsz=64, batch=2, device="cpu", extra=extra
-    )  # fmt: skip
-    state = train(model, tmp_path, stock).last.state_dict()
-    moved = [
-        k
-        for k, v in model.state_dict().items()
-        if "running_mean" in k and (state[k] - v).abs().max() > 0.01
-    ]
-    assert moved
 
 
 def test_only_norms_leaves_all_other_weights(
@@ -156,7 +121,7 @@ def test_a_killed_run_goes_on_exactly(
             train(network(), tmp_path / "killed", options(data, epochs=3))
     seen = Watched(monkeypatch)
     again = train(network(), tmp_path / "killed", options(data, epochs=3, resume=True)).last
-    assert set(seen.training) == {False} and len(seen.rates) == 5
+    assert len(seen.rates) == 5
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.items())
 
 
@@ -185,8 +150,8 @@ def test_it_fits_the_length_of_the_training() -> None:
     short, long = settings("keep", 5, 16), settings("keep", 40, 8)
     assert short["mosaic"] == 0 and "mosaic" not in long
     assert long["close_mosaic"] == 16 and long["nbs"] == 8
-    rates = [settings("keep", epochs, 16)["lr0"] for epochs in (1, 2, 4, 5, 40)]
-    assert rates == pytest.approx([0.0001, 0.0002, 0.0004, 0.0004, 0.0004])
+    rates = [settings("keep", epochs, 16)["lr0"] for epochs in (1, 2, 5, 10, 40)]
+    assert rates == pytest.approx([0.0001, 0.0002, 0.0005, 0.001, 0.001])
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000])
@@ -214,10 +179,3 @@ def test_a_schedule_of_any_length_rises_once_and_falls_to_its_end(steps: int) ->
 def test_what_does_not_go_together_is_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainError, match=message):
         TrainOptions(data="d.yaml", epochs=1, imgsz=64, **flags)
-
-
-def test_other_norms_are_held_and_other_layers_are_not() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.BatchNorm1d(4))
-    model.train()
-    preset.hold_norms(model)
-    assert [module.training for module in model] == [True, False, True, False]

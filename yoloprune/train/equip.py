@@ -46,7 +46,6 @@ class Equip:
             if RANK in {-1, 0}:
                 trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
         if self.options.preset == "keep":
-            trainer.holds_norms = True
             trainer.add_callback("on_train_batch_start", Schedule.of(self.options))
         if self.options.distil is not None:
             distil(trainer, self.options.distil)

@@ -3,8 +3,6 @@
 A cut network whose layers were fitted anew is nearly what it is to become. The usual schedule is
 for networks that are far from it: its first steps undo in an epoch what repair gave. Here
 
-* BatchNorms keep their statistics. Layers were fitted to outputs before them, under these very
-  statistics; those of a batch differ, and differ more where channels are few.
 * The learning rate is small, rises over a tenth of the steps for all parameters alike, and falls
   by a cosine to a hundredth, step by step: also a single epoch is a whole schedule.
 * Over the first tenth of the steps norms and biases move alone, and Adam gathers its moments.
@@ -18,18 +16,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from yoloprune.train.options import Preset, TrainOptions
 
 SHORT = 5
 """Epochs up to which a training is short."""
-_RATE, _FULL = 0.0001, 4
-"""Learning rate of a single epoch, and epochs from which on it is as many times that.
-
-Held statistics make a network sensitive: on YOLOv5nu (BCCD, a quarter of its MACs) 0.001 destroyed
-it in an epoch; 0.0003 left it as it was after one, and was nearly best over five.
-"""
+_RATE, _FULL = 0.0001, 10
+"""Learning rate of a single epoch, and epochs from which on it is as many times that."""
 _WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
 _END = 0.01
@@ -98,10 +90,3 @@ class Schedule:
             return done / self.warm_up
         left = (done - self.warm_up) / (1 - self.warm_up)
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * left)) / 2
-
-
-def hold_norms(model: nn.Module) -> None:
-    """Let BatchNorms keep their statistics in a model that is trained."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
