@@ -184,7 +184,7 @@ def start_of(cell: Cell, device: str, out: Path) -> tuple[nn.Module, float]:
     name = f"{cell.network}-{cell.share}-{cell.criterion}"
     stem = out / "starts" / f"{name}-{way}"
     suffix = Path(NETS[cell.network][0]).suffix
-    if not stem.with_name(f"{stem.name}{suffix}").is_file():
+    if not (out / "starts" / f"{name}.txt").is_file():  # which is written last
         net = opened(cell.network)
         percent, remove = at_macs(net, cell.criterion, cell.share, device)
         plain = cut_units(net.model, net.graph, remove)
@@ -358,19 +358,28 @@ def tune_cells() -> Iterator[Cell]:
                 criterion=by or "searched", way=what, epochs=epochs, seed=seed,
             )  # fmt: skip
 
-    main = "repaired control plain auto-taylor random"
+    main = "random repaired control plain auto-taylor"
+    rest = "repaired control plain auto-taylor"
     five, eight = "yolov5nu-bccd", "yolov8n-bccd"
-    for epochs in (20, 5, 40):
+    lengths = (40, 20, 5)
+    for epochs in lengths:
         yield from cells(five, 0.25, 0, epochs, main)
-    for epochs in (20, 5, 40):
+    for epochs in lengths:
         yield from cells(five, 0.25, 0, epochs, "recon:repaired gamma:repaired auto-gamma")
-        yield from cells(five, 0.5, 0, epochs, "repaired plain auto-taylor random")
-        yield from cells(five, 0.11, 0, epochs, "repaired plain auto-taylor random")
-        yield from cells(eight, 0.25, 0, epochs, main)
-    for seed in (1, 2):
-        for epochs in (20, 5, 40):
-            yield from cells(five, 0.25, seed, epochs, main)
+        yield from cells(eight, 0.25, 0, epochs, rest)
+        yield from cells(five, 0.5, 0, epochs, "repaired plain auto-taylor")
+        yield from cells(five, 0.11, 0, epochs, "repaired plain auto-taylor")
     yield from cells(five, 0.25, 0, 1, "repaired control")
+    for seed in (1, 2):
+        for epochs in lengths:
+            yield from cells(five, 0.25, seed, epochs, rest)
+    for seed in (1, 2):
+        for epochs in lengths:
+            yield from cells(five, 0.25, seed, epochs, "random")
+    for epochs in lengths:
+        yield from cells(five, 0.5, 0, epochs, "random")
+        yield from cells(five, 0.11, 0, epochs, "random")
+        yield from cells(eight, 0.25, 0, epochs, "random")
 
 
 def data_of(network: str) -> str:

@@ -80,7 +80,7 @@ def test_every_step_has_its_rate_and_norms_go_first(
     assert len(seen.rates) == 20
     bias = [rates["bias"] for rates in seen.rates]
     assert bias == pytest.approx([rates["bn"] for rates in seen.rates])
-    peak = 0.0003
+    peak = 0.0004
     assert bias[0] == pytest.approx(peak / 2) and bias[1] == pytest.approx(peak)
     assert bias[1:] == sorted(bias[1:], reverse=True) and max(bias) <= peak
     assert bias[-1] == pytest.approx(peak / 100)
@@ -185,7 +185,8 @@ def test_it_fits_the_length_of_the_training() -> None:
     short, long = settings("keep", 5, 16), settings("keep", 40, 8)
     assert short["mosaic"] == 0 and "mosaic" not in long
     assert long["close_mosaic"] == 16 and long["nbs"] == 8
-    assert short["lr0"] < long["lr0"]
+    rates = [settings("keep", epochs, 16)["lr0"] for epochs in (1, 2, 4, 5, 40)]
+    assert rates == pytest.approx([0.0001, 0.0002, 0.0004, 0.0004, 0.0004])
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000])

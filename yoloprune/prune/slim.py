@@ -32,7 +32,7 @@ from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
-from yoloprune.prune.score import Reduce, Scores, sparsity_warning
+from yoloprune.prune.score import Reduce, Scores, are_alike, sparsity_warning
 from yoloprune.prune.search import SearchOptions
 from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.verdict import head_error, judge
@@ -197,6 +197,7 @@ class _Made:
 
     Attributes:
         free: whether only channels went that were switched off.
+        arbitrary: whether they were chosen by scores that hardly differ.
     """
 
     model: nn.Module
@@ -206,6 +207,7 @@ class _Made:
     test: SelfTest
     repair: RepairRecord | None
     free: bool
+    arbitrary: bool
     warnings: list[str]
 
 
@@ -246,6 +248,7 @@ def _make(
         test=test,
         repair=record,
         free=alive is None,
+        arbitrary=choice.compares and are_alike(choice.scores, graph),
         warnings=warnings,
     )
 
@@ -296,6 +299,7 @@ def _verdict(
         made.repair,
         head_error=None if made.repair is None else head_error(made.repair, made.graph),
         free=made.free,
+        arbitrary=made.arbitrary,
         model=str(file),
         data=options.data,
     )
