@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from yoloprune.prune import ridge
 from yoloprune.prune.ridge import Sums, fit
 
 
@@ -19,8 +20,8 @@ def made(
     return x, x @ truth + constant + noise * torch.randn(groups, n, outputs)
 
 
-def summed(x: torch.Tensor, r: torch.Tensor, pieces: int = 3) -> Sums:
-    sums = Sums(x.shape[0], x.shape[2], r.shape[2], x.device)
+def summed(x: torch.Tensor, r: torch.Tensor, pieces: int = 3, *, held_out: bool = False) -> Sums:
+    sums = Sums(x.shape[0], x.shape[2], r.shape[2], x.device, held_out=held_out)
     for xs, rs in zip(x.chunk(pieces, 1), r.chunk(pieces, 1), strict=True):
         sums.add(xs, rs, rs + 1)
     return sums
@@ -44,12 +45,16 @@ def test_a_fit_without_noise_is_numpys(shifts: bool) -> None:
     assert (found.bias == 0).all() or shifts
 
 
-def test_the_error_is_that_of_the_rows_held_out() -> None:
-    (x, r), (xh, rh) = made(40, seed=1, noise=0.5), made(30, seed=2, noise=0.5)
-    sums = summed(xh, rh)
-    change, bias = torch.randn(2, 5, 3).double(), torch.randn(2, 3).double()
+@pytest.mark.parametrize(("inputs", "rows"), [(5, False), (60, True)])
+def test_the_error_is_that_of_the_rows_held_out(inputs: int, rows: bool) -> None:
+    (x, r), (xh, rh) = (made(n, seed=n, noise=0.5, inputs=inputs) for n in (40, 30))
+    sums = summed(xh, rh, held_out=True)
+    assert (sums.rows is not None) is rows
+    change, bias = torch.randn(2, inputs, 3).double(), torch.randn(2, 3).double()
     left = rh.double() - xh.double() @ change - bias[:, None]
-    torch.testing.assert_close(sums.error(change, bias), left.square().mean(1))
+    torch.testing.assert_close(
+        sums.error(change, bias), left.square().mean(1), rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(sums.variance(), rh.double().var(1, unbiased=False))
     found = fit(summed(x, r), sums, shifts=True)
     assert found.before == pytest.approx(
@@ -87,3 +92,32 @@ def test_downhill_finds_what_trying_everything_finds(inputs: int) -> None:
     again = fit(summed(x, r), summed(xh, rh), shifts=True, near=1e-4)
     assert found.pull == again.pull
     assert found.after < 0.9 * found.before
+
+
+@pytest.mark.parametrize("shifts", [True, False])
+def test_few_rows_are_fitted_as_many_are(monkeypatch: pytest.MonkeyPatch, shifts: bool) -> None:
+    fits = []
+    for few in (0.5, 0.0):
+        monkeypatch.setattr(ridge, "_FEW", few)
+        monkeypatch.setattr(ridge, "_FEW_HELD_OUT", few)
+        (x, r), (xh, rh) = (made(n, seed=n, noise=0.5, inputs=200) for n in (60, 30))
+        rows, held_out = summed(x, r), summed(xh, rh, held_out=True)
+        assert (rows.rows is None) is (held_out.rows is None) is (few == 0)
+        fits.append(fit(rows, held_out, shifts=shifts))
+    kept, poured = fits
+    assert kept.pull == poured.pull is not None
+    assert kept.after == pytest.approx(poured.after, rel=1e-4)
+    torch.testing.assert_close(kept.change, poured.change, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(kept.bias, poured.bias, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_are_kept_until_they_are_many() -> None:
+    sums = Sums(1, 20, 3, torch.device("cpu"))
+    x, r = torch.randn(1, 25, 20), torch.randn(1, 25, 3)
+    for rows in (slice(0, 10), slice(10, 11), slice(11, 25)):
+        assert (sums.rows is None) is (sums.n > 10)
+        sums.add(x[:, rows], r[:, rows], r[:, rows])
+    gram, cross = products = sums.no_products()
+    sums.pour(products)
+    torch.testing.assert_close(gram, (x.mT @ x).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cross, (x.mT @ r).double(), rtol=1e-5, atol=1e-5)

@@ -206,7 +206,10 @@ class Mending:
         wanted = wanted - self._constant(path, layer).view(-1, 1, given.shape[2])
         if path not in self._sums:
             shape = groups, rows.shape[2], given.shape[2]
-            self._sums[path] = Sums(*shape, self._device), Sums(*shape, self._device)
+            self._sums[path] = (
+                Sums(*shape, self._device),
+                Sums(*shape, self._device, held_out=True),
+            )
         self._sums[path][handful.held_out].add(rows, wanted - given, wanted)
         del rows, given, wanted, target
         self._lanes[handful.index].stop(key)

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,21 +36,50 @@ _AT_ONCE = 0.03
 """Share of the units left that go before costs are looked at again."""
 _DAMPING = 0.01
 """Added to the second moments, as a share of their mean: rows are few and alike."""
+_SPARSE = 0.8
+"""Share of units left below which those that went are taken out of the tensors."""
 
 
-@dataclass(slots=True)
 class _Reader:
     """A layer that reads channels, or one group of a grouped one.
 
-    Attributes:
+    Args:
         units: int64 ``[C]``, of its input channels.
-        inverse: float64 ``[taps · C, taps · C]``, of the second moments of its inputs.
-        weight: float64 ``[taps, C, outputs]``, in units of what comes out behind the BatchNorm.
+        moments: float32 ``[taps · C, taps · C]``, second moments of its inputs.
+        weight: float32 ``[taps, C, outputs]``, in units of what comes out behind the BatchNorm.
+
+    Attributes:
+        groups: how many groups of units have yet to ask; with the last of them all is let go.
     """
 
-    units: IntArray
-    inverse: Tensor
-    weight: Tensor
+    def __init__(self, units: IntArray, moments: Tensor, weight: Tensor) -> None:
+        self.units = units
+        self.groups = 0
+        self._moments, self._weight = moments, weight
+        self._inverse: Tensor | None = None
+
+    def part(self, units: IntArray) -> _Part:
+        """What it says of the units of one group."""
+        if self._inverse is None:
+            moments = self._moments.double()
+            moments.diagonal().add_(_DAMPING * moments.diagonal().mean() + 1e-30)
+            self._inverse = torch.linalg.inv(moments)
+            del self._moments
+        taps, channels = self._weight.shape[:2]
+        at = [np.flatnonzero(self.units == unit) for unit in units.tolist()]
+        width = min(len(a) for a in at)
+        places = np.stack([a[:width] for a in at])
+        index = np.arange(taps)[None, :, None] * channels + places[:, None, :]
+        chosen = torch.from_numpy(index.ravel()).to(self._inverse.device)
+        made = _Part(
+            self._inverse[chosen[:, None], chosen],
+            self._weight.flatten(0, 1)[chosen].double(),
+            taps * width,
+        )
+        self.groups -= 1
+        if not self.groups:
+            del self._inverse, self._weight
+        return made
 
 
 def removal_order(
@@ -83,73 +113,76 @@ def removal_order(
         for unit in np.unique(reader.units).tolist():
             of_unit[unit].append(reader)
     values = np.full(graph.n_units, np.nan)
-    for group in graph.groups:
-        order = _order(group.units, of_unit.get(int(group.units[0]), []))
+    read_by = [of_unit.get(int(group.units[0]), []) for group in graph.groups]
+    for reader in chain.from_iterable(read_by):
+        reader.groups += 1
+    for group, asked in zip(graph.groups, read_by, strict=True):
+        order = _order(group.units.size, [reader.part(group.units) for reader in asked])
         values[group.units[order]] = (np.arange(order.size) + 0.5) / order.size
     return Scores(values=values, criterion="recon", missing="no group")
 
 
-def _order(units: IntArray, readers: list[_Reader]) -> IntArray:
-    """Positions in ``units``, the first to go first."""
-    left = np.arange(units.size)
-    parts = [_Part.of(units, reader) for reader in readers]
+def _order(count: int, parts: Sequence[_Part]) -> IntArray:
+    """Which of so many units go, the first to go first."""
+    left = np.arange(count)
     order: list[int] = []
     while left.size:
         costs = sum((part.costs() for part in parts), torch.zeros(left.size, dtype=torch.float64))
         many = max(1, int(left.size * _AT_ONCE))
         lowest = np.argsort(costs.numpy(), kind="stable")[:many]
         order += left[lowest].tolist()
-        stays = np.delete(np.arange(left.size), lowest)
-        left = left[stays]
+        left = np.delete(left, lowest)
         for part in parts if left.size else ():
-            part.remove(lowest, stays)
+            part.remove(lowest)
     return np.array(order, dtype=np.int64)
 
 
 class _Part:
     """What one reader says of the units of one group that are left.
 
-    Attributes:
-        inverse: ``[n, b, n, b]``: of the second moments; b inputs a unit.
-        weight: ``[n, b, outputs]``.
+    Units that went stay in its tensors as zeros until they are many: to move the rest at every
+    step would take longer than the step.
+
+    Args:
+        inverse: float64 ``[n · block, n · block]``, of the second moments. It is changed.
+        weight: float64 ``[n · block, outputs]``. It is changed.
+        block: inputs a unit.
     """
 
-    def __init__(self, inverse: Tensor, weight: Tensor) -> None:
-        self.inverse, self.weight = inverse, weight
-
-    @staticmethod
-    def of(units: IntArray, reader: _Reader) -> _Part:
-        """Cut out the inputs of these units."""
-        taps, channels = reader.weight.shape[:2]
-        at = [np.flatnonzero(reader.units == unit) for unit in units.tolist()]
-        width = min(len(a) for a in at)
-        places = np.stack([a[:width] for a in at])
-        index = np.arange(taps)[None, :, None] * channels + places[:, None, :]
-        n, block = len(units), taps * width
-        chosen = torch.from_numpy(index.ravel()).to(reader.inverse.device)
-        return _Part(
-            reader.inverse[chosen][:, chosen].view(n, block, n, block),
-            reader.weight.flatten(0, 1)[chosen].view(n, block, -1),
-        )
+    def __init__(self, inverse: Tensor, weight: Tensor, block: int) -> None:
+        self._inverse, self._weight, self._block = inverse, weight, block
+        self._left = np.arange(len(weight) // block)
 
     def costs(self) -> Tensor:
-        """``[n]``: what is lost with each unit that is left."""
-        own = torch.diagonal(self.inverse, dim1=0, dim2=2).permute(2, 0, 1)
-        solved = torch.linalg.solve(own, self.weight)
-        lost: Tensor = (self.weight * solved).sum((1, 2))
+        """``[left]``: what is lost with each unit that is left."""
+        block = self._block
+        left = torch.from_numpy(self._left).to(self._weight.device)
+        weight = self._weight.view(-1, block, self._weight.shape[1])
+        blocks = self._inverse.view(len(weight), block, len(weight), block)
+        own = torch.diagonal(blocks, dim1=0, dim2=2).permute(2, 0, 1)[left]
+        if block == 1:
+            lost = weight.square().sum((1, 2))[left] / own[:, 0, 0]
+        else:
+            weight = weight[left]
+            lost = (weight * (torch.linalg.inv(own) @ weight)).sum((1, 2))
         return lost.cpu()
 
-    def remove(self, lost: IntArray, stays: IntArray) -> None:
-        """Take units out, and let the others say what they can of them."""
-        block = self.weight.shape[1]
-        gone, left = torch.from_numpy(lost), torch.from_numpy(stays)
-        columns = self.inverse[left][:, :, gone].reshape(len(stays) * block, -1)
-        own = self.inverse[gone][:, :, gone].reshape(columns.shape[1], -1)
-        gain = torch.linalg.solve(own, columns.T)
-        shared = gain.T @ self.weight[gone].flatten(0, 1)
-        self.weight = self.weight[left] - shared.view(len(stays), block, -1)
-        known = (columns @ gain).view(len(stays), block, len(stays), block)
-        self.inverse = self.inverse[left][:, :, left] - known
+    def remove(self, lost: IntArray) -> None:
+        """Take units out, by their places among those left, and let the others speak for them."""
+        gone = self._rows(self._left[lost])
+        self._left = np.delete(self._left, lost)
+        columns = self._inverse[:, gone]
+        gain = torch.linalg.solve(columns[gone], columns.T)
+        self._weight.addmm_(gain.T, self._weight[gone], alpha=-1)
+        self._inverse.addmm_(columns, gain, alpha=-1)
+        if len(self._left) * self._block < _SPARSE * len(self._weight):
+            rows = self._rows(self._left)
+            self._weight, self._inverse = self._weight[rows], self._inverse[rows[:, None], rows]
+            self._left = np.arange(len(self._left))
+
+    def _rows(self, units: IntArray) -> Tensor:
+        rows = units[:, None] * self._block + np.arange(self._block)
+        return torch.from_numpy(rows.ravel()).to(self._weight.device)
 
 
 def _readers(
@@ -206,16 +239,15 @@ def _split(
 ) -> list[_Reader]:
     """A reader for each group of a layer."""
     layer = model.get_submodule(path)
-    weight = matrix(layer, model.get_parameter(f"{path}.weight").detach()).double()
+    weight = matrix(layer, model.get_parameter(f"{path}.weight").detach())
     weight = weight * _behind_norm(model, graph.norm_of.get(path), weight)
     found = []
-    for row, second, w in zip(np.atleast_2d(units), moments.double(), weight, strict=True):
+    for row, second, w in zip(np.atleast_2d(units), moments, weight, strict=True):
         channels = row.size
         w = w.view(-1, channels, w.shape[1])
         if len(second) == channels:  # the taps are taken together
             w = w.permute(1, 0, 2).reshape(1, channels, -1)
-        second.diagonal().add_(_DAMPING * second.diagonal().mean() + 1e-30)
-        found.append(_Reader(row, torch.linalg.inv(second), w))
+        found.append(_Reader(row, second, w))
     return found
 
 
@@ -226,4 +258,4 @@ def _behind_norm(model: nn.Module, norm: str | None, weight: Tensor) -> Tensor:
         return weight.new_ones(groups, 1, outputs)
     layer: Any = model.get_submodule(norm)
     scale: Tensor = layer.weight / (layer.running_var + layer.eps).sqrt()
-    return scale.detach().double().view(groups, 1, outputs)
+    return scale.detach().view(groups, 1, outputs)

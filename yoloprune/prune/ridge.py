@@ -1,18 +1,23 @@
-"""Least squares that is pulled towards what was there, from sums over rows.
+"""Least squares that is pulled towards what was there, from rows or from sums over them.
 
 What a layer is to give, less what it gives, is ``R``; what it reads is ``X``. The change of its
-weights that explains most of ``R``, and is small, is ``(XᵀX + λI)⁻¹ XᵀR`` over centred rows. The
-sums hold all that is needed, so rows come in any number of pieces and none is kept.
+weights that explains most of ``R``, and is small, is ``(XᵀX + λI)⁻¹ XᵀR`` over centred rows, which
+is ``Xᵀ(XXᵀ + λI)⁻¹R``, too. Rows come in any number of pieces: as long as they are few beside the
+inputs they are kept, and a matrix as large as they are many is solved; from then on only their
+sums are, and it is one as large as the inputs are many.
 
 Reference: Zhang et al. 2015, Accelerating Very Deep Convolutional Networks for Classification and
 Detection, section 3.2; He et al. 2017, Channel Pruning for Accelerating Very Deep Neural
-Networks, section 3.1 (asymmetric: the inputs are those of the network that was cut).
+Networks, section 3.1 (asymmetric: the inputs are those of the network that was cut); Saunders et
+al. 1998, Ridge Regression Learning Algorithm in Dual Variables.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -23,30 +28,52 @@ _SMALL = 600
 """Inputs up to which every strength is tried; beyond, the best is looked for downhill …"""
 USUAL = 0.03
 """… from here."""
+_FEW = 0.5
+"""Rows that are kept, as a share of the inputs, where they are to be fitted …"""
+_FEW_HELD_OUT = 2.0
+"""… and where an error is only to be told: sums would take more room, and more time."""
 
 
 class Sums:
-    """Sums over rows, from which a fit and its error can be told.
+    """Rows, or sums over them, from which a fit and its error can be told.
+
+    Args:
+        groups: parts that do not see each other.
+        inputs: D, of each.
+        outputs: O, of each.
+        device: where.
+        held_out: whether the rows only tell errors.
 
     Attributes:
         n: how many rows.
-        gram: float64 ``[groups, D, D]``, ``XᵀX``.
-        cross: float64 ``[groups, D, O]``, ``XᵀR``.
-        x: float64 ``[groups, D]``, ``R``'s and ``X``'s sums …
+        x: float64 ``[groups, D]``, ``X``'s and ``R``'s sums …
         r: float64 ``[groups, O]``.
         r_square: float64 ``[groups, O]``, of ``R²``.
         y: float64 ``[groups, O]``, of the wanted output …
         y_square: … and of its square.
+        rows: float32 ``[groups, n, D]`` and ``[groups, n, O]``, ``X`` and ``R`` piece by piece;
+            None where they are many.
     """
 
-    def __init__(self, groups: int, inputs: int, outputs: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        groups: int,
+        inputs: int,
+        outputs: int,
+        device: torch.device,
+        *,
+        held_out: bool = False,
+    ) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(groups, *shape, dtype=torch.float64, device=device)
 
         self.n = 0
-        self.gram, self.cross, self.x = zeros(inputs, inputs), zeros(inputs, outputs), zeros(inputs)
+        self.x = zeros(inputs)
         self.r, self.r_square = zeros(outputs), zeros(outputs)
         self.y, self.y_square = zeros(outputs), zeros(outputs)
+        self.rows: list[tuple[Tensor, Tensor]] | None = []
+        self._most = inputs * (_FEW_HELD_OUT if held_out else _FEW)
+        self._products: tuple[Tensor, ...] = ()
 
     def add(self, x: Tensor, r: Tensor, y: Tensor) -> None:
         """Take in rows.
@@ -57,20 +84,33 @@ class Sums:
             y: float32 ``[groups, n, O]``.
         """
         self.n += x.shape[1]
-        self.gram += x.mT @ x
-        self.cross += x.mT @ r
         self.x += x.double().sum(1)
         for total, values in ((self.r, r), (self.y, y)):
             total += values.double().sum(1)
         for total, values in ((self.r_square, r), (self.y_square, y)):
             total += values.double().square().sum(1)
+        if self.rows is None:
+            _pour(x, r, self._products)
+            return
+        self.rows.append((x, r))
+        if self.n > self._most:
+            products = self.no_products()
+            self.pour(products)
+            self._products, self.rows = products, None
 
-    def __add__(self, other: Sums) -> Sums:
-        """The sums over the rows of both."""
-        both = object.__new__(Sums)
-        for name, value in vars(self).items():
-            setattr(both, name, value + getattr(other, name))
-        return both
+    def pour(self, products: tuple[Tensor, Tensor]) -> None:
+        """Add ``XᵀX`` and ``XᵀR`` to float64 ``[groups, D, D]`` and ``[groups, D, O]``."""
+        if self.rows is None:
+            for total, more in zip(products, self._products, strict=True):
+                total += more
+        for x, r in self.rows or ():
+            _pour(x, r, products)
+
+    def no_products(self) -> tuple[Tensor, Tensor]:
+        """Zeros, to be poured into."""
+        groups, inputs = self.x.shape
+        zeros = self.x.new_zeros
+        return zeros(groups, inputs, inputs), zeros(groups, inputs, self.r.shape[1])
 
     def variance(self) -> Tensor:
         """Of the wanted output: float64 ``[groups, O]``."""
@@ -79,9 +119,21 @@ class Sums:
 
     def error(self, change: Tensor, bias: Tensor) -> Tensor:
         """Mean square of what is left of ``R`` after a change: float64 ``[groups, O]``."""
-        fitted = (change * (self.gram @ change)).sum(1) - 2 * (change * self.cross).sum(1)
+        n = max(self.n, 1)
+        if self.rows is not None:
+            moved, shift = change.float(), bias.float()[:, None]
+            left = (torch.baddbmm(r - shift, x, moved, alpha=-1) for x, r in self.rows)
+            return sum((e.double().square().sum(1) for e in left), torch.zeros_like(bias)) / n
+        gram, cross = self._products
+        fitted = (change * (gram @ change)).sum(1) - 2 * (change * cross).sum(1)
         shifted = bias * (2 * ((self.x[:, None] @ change)[:, 0] - self.r) + self.n * bias)
-        return ((self.r_square + fitted + shifted) / max(self.n, 1)).clamp_min(0)
+        return ((self.r_square + fitted + shifted) / n).clamp_min(0)
+
+
+def _pour(x: Tensor, r: Tensor, products: tuple[Tensor, ...]) -> None:
+    """Add what rows have to ``XᵀX`` and ``XᵀR``."""
+    for total, values in zip(products, (x, r), strict=True):
+        total += x.mT @ values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,57 +169,96 @@ def fit(rows: Sums, held_out: Sums, *, shifts: bool, near: float | None = None) 
             is quick.
     """
     scale = float(held_out.variance().sum()) or 1.0
-    unchanged = torch.zeros_like(rows.cross), torch.zeros_like(rows.r)
-    before = float(held_out.error(*unchanged).sum()) / scale
-    best, best_pull = before, None
+    before = float(held_out.r_square.sum()) / max(held_out.n, 1) / scale
+    made = rows.x.new_zeros(*rows.x.shape, rows.r.shape[1]), torch.zeros_like(rows.r)
+    found: list[tuple[float, float | None]] = [(before, None)]
     if shifts:
-        shifted = unchanged[0], rows.r / max(rows.n, 1)
-        after = float(held_out.error(*shifted).sum()) / scale
-        if after < best:
-            best, best_pull = after, float("inf")
-    centred = _Centred(rows, shifts)
+        shifted = made[0], rows.r / max(rows.n, 1)
+        found.append((float(held_out.error(*shifted).sum()) / scale, math.inf))
+    pull, error = _least_pull(rows, held_out, shifts, near)
+    found.append((error / scale, pull))
+    after, best = min(found, key=lambda pair: pair[0])
+    if best is not None:
+        made = made[0], (rows.r + held_out.r) / (rows.n + held_out.n)
+    if best is not None and best != math.inf:
+        made = _solver([rows, held_out], shifts)(best) or made
+    return Fit(change=made[0], bias=made[1], pull=best, before=before, after=after)
+
+
+def _least_pull(
+    rows: Sums, held_out: Sums, shifts: bool, near: float | None
+) -> tuple[float, float]:
+    """The pull by which a fit to some rows does best on others, and the error there."""
+    solve = _solver([rows], shifts)
 
     def error(pull: float) -> float:
-        made = centred.solve(pull)
-        return float("inf") if made is None else float(held_out.error(*made).sum()) / scale
+        made = solve(pull)
+        return math.inf if made is None else float(held_out.error(*made).sum())
 
     everywhere = near is None and rows.x.shape[1] <= _SMALL
-    pull, after = _least(error, PULLS, everywhere, USUAL if near is None else near)
-    if after < best:
-        best, best_pull = after, pull
-    if best_pull is None:
-        return Fit(change=unchanged[0], bias=unchanged[1], pull=None, before=before, after=before)
-    both = rows + held_out
-    made = unchanged[0], both.r / max(both.n, 1)
-    if best_pull != float("inf"):
-        made = _Centred(both, shifts).solve(best_pull) or made
-    return Fit(change=made[0], bias=made[1], pull=best_pull, before=before, after=best)
+    return _least(error, PULLS, everywhere, USUAL if near is None else near)
 
 
-class _Centred:
-    """Sums about the mean, ready to be solved for any pull."""
+_Solver = Callable[[float], tuple[Tensor, Tensor] | None]
+"""Takes a pull; gives change and bias, or None where the matrix cannot be inverted."""
 
-    def __init__(self, sums: Sums, shifts: bool) -> None:
-        n = max(sums.n, 1)
-        self._shifts = shifts
-        self._x, self._r = sums.x / n, sums.r / n
-        self._gram, self._cross = sums.gram / n, sums.cross / n
-        if shifts:
-            self._gram = self._gram - self._x[:, :, None] * self._x[:, None]
-            self._cross = self._cross - self._x[:, :, None] * self._r[:, None]
-        self._power = self._gram.diagonal(dim1=1, dim2=2).mean(1)
 
-    def solve(self, pull: float) -> tuple[Tensor, Tensor] | None:
-        """Change and bias; None where the matrix cannot be inverted."""
-        added = (pull * self._power + 1e-12 * self._power.max() + 1e-30)[:, None]
-        matrix = self._gram.clone()
-        matrix.diagonal(dim1=1, dim2=2).add_(added)
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        if bool(info.any()):
+def _solver(parts: Sequence[Sums], shifts: bool) -> _Solver:
+    """The fit to the rows of all parts, ready to be solved for any pull.
+
+    Args:
+        parts: rows.
+        shifts: whether rows are taken about their mean.
+    """
+    n = max(sum(part.n for part in parts), 1)
+    x = torch.stack([part.x for part in parts]).sum(0) / n * shifts
+    r = torch.stack([part.r for part in parts]).sum(0) / n * shifts
+    kept = [part.rows for part in parts if part.rows is not None]
+    if len(kept) == len(parts) and n <= _FEW * x.shape[1]:
+        rows = [torch.cat(pieces, 1).double() for pieces in zip(*chain(*kept), strict=True)]
+        rows[0] -= x[:, None]
+        rows[1] -= r[:, None]
+        return _by_rows(rows[0], rows[1], x, r)
+    gram, cross = parts[0].no_products()
+    for part in parts:
+        part.pour((gram, cross))
+    gram.div_(n).baddbmm_(x[:, :, None], x[:, None], alpha=-1)
+    cross.div_(n).baddbmm_(x[:, :, None], r[:, None], alpha=-1)
+    return _by_inputs(gram, cross, x, r)
+
+
+def _by_inputs(gram: Tensor, cross: Tensor, x: Tensor, r: Tensor) -> _Solver:
+    power = gram.diagonal(dim1=1, dim2=2).mean(1)
+
+    def solve(pull: float) -> tuple[Tensor, Tensor] | None:
+        change = _solved(gram, pull * power, cross)
+        return None if change is None else (change, r - (x[:, None] @ change)[:, 0])
+
+    return solve
+
+
+def _by_rows(rows: Tensor, wanted: Tensor, x: Tensor, r: Tensor) -> _Solver:
+    n, inputs = rows.shape[1:]
+    gram = rows @ rows.mT / n
+    power = gram.diagonal(dim1=1, dim2=2).sum(1) / inputs
+
+    def solve(pull: float) -> tuple[Tensor, Tensor] | None:
+        found = _solved(gram, pull * power, wanted)
+        if found is None:
             return None
-        change = torch.cholesky_solve(self._cross, factor)
-        bias = self._r - (self._x[:, None] @ change)[:, 0]
-        return change, bias if self._shifts else torch.zeros_like(bias)
+        change = rows.mT @ found / n
+        return change, r - (x[:, None] @ change)[:, 0]
+
+    return solve
+
+
+def _solved(gram: Tensor, pull: Tensor, wanted: Tensor) -> Tensor | None:
+    """``(gram + pull · I)⁻¹ wanted``; None where there is no such thing."""
+    matrix = gram.clone()
+    matrix.diagonal(dim1=1, dim2=2).add_((pull + 1e-12 * pull.max() + 1e-30)[:, None])
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    del matrix
+    return None if bool(info.any()) else torch.cholesky_solve(wanted, factor)
 
 
 def _least(

@@ -1,0 +1,48 @@
+"""The order of removal, against one that solves every step from nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from yoloprune.prune.recon import _order, _Part
+
+
+def moments(inputs: int) -> Tensor:
+    rows = torch.randn(4 * inputs, inputs, dtype=torch.float64)
+    mixed = rows @ torch.randn(inputs, inputs, dtype=torch.float64)
+    return mixed.T @ mixed / len(mixed) + 0.1 * torch.eye(inputs, dtype=torch.float64)
+
+
+def lost_without(h: Tensor, w: Tensor, gone: list[int], block: int) -> float:
+    """Error of the best fit without some units: what is left of ``w h w`` after solving."""
+    stays = [i for i in range(len(h)) if i // block not in gone]
+    if not stays:
+        return float((w * (h @ w)).sum())
+    fitted = torch.linalg.solve(h[stays][:, stays], h[stays] @ w)
+    return float((w * (h @ w)).sum() - (fitted * (h[stays] @ w)).sum())
+
+
+def naive(parts: list[tuple[Tensor, Tensor, int]], count: int) -> list[int]:
+    gone: list[int] = []
+    while len(gone) < count:
+        left = [unit for unit in range(count) if unit not in gone]
+        costs = [sum(lost_without(h, w, [*gone, u], b) for h, w, b in parts) for u in left]
+        gone.append(left[int(np.argmin(costs))])
+    return gone
+
+
+@pytest.mark.parametrize("blocks", [(1,), (4,), (1, 2)])
+def test_each_step_takes_what_the_best_fit_misses_least(blocks: tuple[int, ...]) -> None:
+    count = 14
+    given = [
+        (moments(count * b), torch.randn(count * b, 5, dtype=torch.float64), b) for b in blocks
+    ]
+    parts = [_Part(torch.linalg.inv(h), w.clone(), b) for h, w, b in given]
+    assert _order(count, parts).tolist() == naive(given, count)
+
+
+def test_units_that_nobody_reads_go_in_any_order() -> None:
+    assert sorted(_order(5, [])) == [0, 1, 2, 3, 4]
