@@ -18,6 +18,7 @@ from yoloprune.train.log import SparsityLog
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.sparsity import sparsity_of
 from yoloprune.train.statistics import Recalibration
+from yoloprune.train.unlabelled import learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +46,5 @@ class Equip:
             if RANK in {-1, 0}:
                 trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
         if self.options.distil is not None:
-            distil(trainer, self.options.distil)
+            teach = distil if self.options.pictures is None else learn
+            teach(trainer, self.options.distil)

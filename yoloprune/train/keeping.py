@@ -20,7 +20,7 @@ from ultralytics.utils.torch_utils import (
 
 from yoloprune.errors import TrainError
 from yoloprune.files import held
-from yoloprune.measure.handover import only_what_was_handed
+from yoloprune.measure.handover import labelled, only_what_was_handed
 from yoloprune.models.door import save
 from yoloprune.models.marker import is_marked, mark
 from yoloprune.train import exact
@@ -39,7 +39,7 @@ class StructureKeeping:
 
     Attributes:
         sparsity: applied after each optimizer step, before the EMA takes the weights in.
-        taught: whether a teacher's loss, which validation does not have, is in the training loss.
+        taught: parts of the training loss that a teacher gives; validation does not have them.
         wish: what was asked for beyond Ultralytics' settings, which a resume must not change.
         snapshots: epochs, from 1, after which the averaged model is kept.
         shown: called with the trainer, the inputs of each batch, and its number in the epoch.
@@ -49,7 +49,7 @@ class StructureKeeping:
 
     sparsity: Sparsity | None = None
     snapshots: tuple[int, ...] = ()
-    taught = False
+    taught: tuple[str, ...] = ()
     wish: str | None = None
     shown: Callable[[Any, Tensor, int], None] | None = None
     resumed_sparsity: dict[str, Any] | None = None
@@ -197,8 +197,13 @@ class StructureKeeping:
             self.sparsity.follow(model, student_of(ema.ema))
 
     def validate(self) -> Any:
-        """As stock, but before the sparsity stands there is no best epoch, and no stopping."""
+        """As stock, but before the sparsity stands there is no best epoch, and no stopping.
+
+        Where there is nothing to measure on, every epoch is the best one so far.
+        """
         trainer: Any = self
+        if not labelled(trainer.data, "val"):
+            return {}, None
         if self.sparsity is not None and not self.sparsity.done(trainer.epoch / trainer.epochs):
             trainer.best_fitness = None  # of an epoch that does not count any more
         metrics, fitness = super().validate()  # type: ignore[misc]
@@ -209,11 +214,17 @@ class StructureKeeping:
     def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
         """As stock, but validation has no column for a teacher's loss, which it never fills."""
         items: Any = super().label_loss_items(loss_items, prefix)  # type: ignore[misc]
-        if not self.taught or prefix != "val":
+        if prefix != "val":
             return items
+        left_out = {f"val/{name}" for name in self.taught}
         if isinstance(items, dict):
-            return {name: value for name, value in items.items() if name != "val/dis_loss"}
-        return [name for name in items if name != "val/dis_loss"]
+            return {name: value for name, value in items.items() if name not in left_out}
+        return [name for name in items if name not in left_out]
+
+    def plot_training_labels(self) -> None:
+        """As stock, where there are labels."""
+        if labelled(self.data, "train"):  # type: ignore[attr-defined]
+            super().plot_training_labels()  # type: ignore[misc]
 
     def save_model(self) -> bool:
         """As stock, but a kill while it writes leaves the checkpoints of the epoch before."""
@@ -244,14 +255,16 @@ class StructureKeeping:
 
     def final_eval(self) -> None:
         """As stock, but a kill while checkpoints are stripped leaves them whole."""
+        trainer: Any = self
         with self._aside("final") as written:
             with torch_distributed_zero_first(LOCAL_RANK):
                 for new, target in written:
                     if RANK in {-1, 0} and target.exists():
                         shutil.copyfile(target, new)
-            if self._on_cpus:  # stock validation takes every worker for one with a GPU
+            # stock validation takes every worker for one with a GPU
+            if self._on_cpus or not labelled(trainer.data, "val"):
                 for new, _ in written:
-                    if RANK == 0 and new.exists():
+                    if RANK in {-1, 0} and new.exists():
                         strip_optimizer(new)
             else:
                 super().final_eval()  # type: ignore[misc]

@@ -73,7 +73,10 @@ class SparsityOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillOptions:
-    """Learning from a trained network beside the labels.
+    """Learning from a trained network, beside the labels or without any.
+
+    Without labels (:attr:`TrainOptions.pictures`) both modes are taken together, with their own
+    weights, to the end: there is nothing else to learn from.
 
     Attributes:
         teacher: its file: ``.pt``, or ``.cfg`` with its weights beside it.
@@ -106,14 +109,19 @@ class TrainOptions:
     """How to train.
 
     Attributes:
-        data: Ultralytics data YAML.
-        epochs: passes over the training split.
+        data: Ultralytics data YAML. With ``pictures`` only its validation split is read, and
+            nothing is measured where it is None.
+        pictures: learn from the teacher alone on these pictures, as
+            :func:`yoloprune.measure.pictures.find_pictures` takes them; no label is read.
+        epochs: passes over the training split, or over the pictures.
+        steps: with ``pictures``, batches in all instead: as many passes as that takes, the last
+            one whole, over fewer pictures, chosen by the seed, where not all are needed.
         imgsz: side of the square input, pixels.
         batch: pictures a step, over all devices.
         device: as Ultralytics reads it: ``cpu``, ``0``, ``0,1``.
         seed: of everything random.
         sparsity: how to make the scales sparse; None does not.
-        distil: whom to learn from beside the labels; None from nobody.
+        distil: whom to learn from beside the labels, or without; None from nobody.
         resume: go on from what an interrupted run left in the same folder.
         overwrite: begin anew where a folder holds another run's results, and replace these.
         snapshots: epochs (from 1) after which the averaged model is kept as
@@ -121,8 +129,10 @@ class TrainOptions:
         extra: further Ultralytics settings, passed through.
     """
 
-    data: str
-    epochs: int
+    data: str | None = None
+    pictures: str | None = None
+    epochs: int = 100
+    steps: int | None = None
     imgsz: int
     batch: int = 16
     device: str = ""
@@ -135,8 +145,21 @@ class TrainOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse settings that have a place of their own."""
+        """Refuse settings that have a place of their own, and what nothing is learnt from."""
         check_settings(self.extra)
+        if self.steps is not None and self.steps < 1:
+            raise TrainError(f"--steps: must be at least 1, got {self.steps}.")
+        if self.pictures is None:
+            _need_labels(self)
+        elif self.distil is None:
+            raise TrainError(
+                "--pictures: needs --teacher, from whom all is learnt where no label is read."
+            )
+        elif self.sparsity is not None:
+            raise TrainError(
+                "--percent, --sparsity: need labels. Give --data alone, or slim first and learn "
+                "from --pictures afterwards."
+            )
 
     def wish(self) -> str:
         """What a run is begun with and goes on with, as JSON: sparsity and teaching."""
@@ -145,6 +168,16 @@ class TrainOptions:
         if self.distil is not None:
             distil = {k: v for k, v in asdict(self.distil).items() if k not in _PLACE}
         return json.dumps({"sparsity": sparsity, "distil": distil}, sort_keys=True)
+
+
+def _need_labels(options: TrainOptions) -> None:
+    """Refuse options that name no data, or count as only pictures are counted."""
+    if options.data is None:
+        raise TrainError(
+            "--data: is missing. Give a data YAML; or, without labels, --pictures and --teacher."
+        )
+    if options.steps is not None:
+        raise TrainError("--steps: needs --pictures. With --data alone give --epochs.")
 
 
 _PLACE = ("teacher", "trust")
