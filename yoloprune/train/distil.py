@@ -23,7 +23,7 @@ from yoloprune.darknet.heads import DetectionHead, RegionHead
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
 from yoloprune.models.door import load
-from yoloprune.train.features import HeadInputs, attention_transfer
+from yoloprune.train.features import HeadInputs, attention_transfer, widened
 from yoloprune.train.keeping import student_of
 from yoloprune.train.options import DistillOptions
 
@@ -172,7 +172,7 @@ def darknet_output(head: DetectionHead, raw: Tensor, said: Tensor) -> Tensor:
     Reference: Mehta & Ozturk 2018, "Object detection at 200 Frames Per Second", section 3.2,
     with cross-entropy in place of its squared errors on probabilities.
     """
-    ours, theirs = (head.activate_entries(head.split(x)) for x in (raw, said))
+    ours, theirs = (head.activate_entries(head.split(widened(x))) for x in (raw, said))
     at = head.box_entries
     sure = theirs[:, :, at : at + 1].clamp(0, 1)
     box = 0.5 * (ours[:, :, :at] - theirs[:, :, :at]).square() * sure

@@ -51,6 +51,11 @@ class _Catch:
         self.held[self.number] = [first] if isinstance(first, Tensor) else list(first)
 
 
+def widened(x: Tensor) -> Tensor:
+    """At least float32, whatever autocast made of it: in half, 1 - 1e-6 is 1."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def attention_transfer(ours: Tensor, theirs: Tensor) -> Tensor:
     """How differently two features of any widths attend to the places of a picture.
 
@@ -63,7 +68,7 @@ def attention_transfer(ours: Tensor, theirs: Tensor) -> Tensor:
 
     Reference: Zagoruyko & Komodakis 2017, "Paying More Attention to Attention", section 3.1.
     """
-    maps = [F.normalize(x.float().square().mean(1).flatten(1)) for x in (ours, theirs)]
+    maps = [F.normalize(widened(x).square().mean(1).flatten(1)) for x in (ours, theirs)]
     return ATTENTION * (maps[0] - maps[1]).square().mean()
 
 
@@ -82,11 +87,11 @@ def unexplained(ours: Tensor, theirs: Tensor) -> Tensor:
         Scalar in [0, 1]: the residual's sum of squares over that of the centred teacher.
     """
     with torch.autocast(ours.device.type, enabled=False):
-        x, y = (f.float().movedim(1, -1).flatten(0, -2) for f in (ours, theirs))
+        x, y = (widened(f).movedim(1, -1).flatten(0, -2) for f in (ours, theirs))
         x, y = x - x.mean(0), y - y.mean(0)
         with torch.no_grad():
             gram = x.T @ x
             floor = RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
             gram.diagonal().add_(floor)
             fit = torch.cholesky_solve(x.T @ y, torch.linalg.cholesky_ex(gram).L)
-        return (y - x @ fit).square().sum() / y.square().sum().clamp(min=1e-12)
+        return (y - x @ fit).square().sum() / y.square().sum().clamp(min=torch.finfo(y.dtype).tiny)
