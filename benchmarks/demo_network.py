@@ -1,8 +1,9 @@
-"""Make the shipped demo network: trained dense, then sparse, on generated pictures.
+"""Make the shipped demo network, on generated pictures: trained as anyone would, then sparse.
 
     python benchmarks/demo_network.py --out benchmarks/runs/demo_network
 
-Writes ``weights/yoloprune-demo.weights`` beside the shipped cfg. Stages that are done are kept.
+Writes ``weights/yoloprune-demo-dense.weights`` and ``weights/yoloprune-demo.weights``, both of the
+shipped cfg. Stages that are done are kept.
 """
 
 from __future__ import annotations
@@ -40,29 +41,32 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help="of the dense stage")
     parser.add_argument("--sparse-epochs", type=int, default=30)
     parser.add_argument("--percent", type=float, default=0.6, help="of channels to go to zero")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     data = write_shapes(args.out / "data", ShapesSpec(images=600, val=100, seed=1))
     torch.manual_seed(0)
     model, _ = load(ROOT / "cfg/yoloprune-demo.cfg", scratch=True)
     sparsity = SparsityOptions(budget=Budget(percent=args.percent), criterion="gamma")
     stages = (
-        ("dense", args.epochs, None, DENSE),
-        ("sparse", args.sparse_epochs, sparsity, SPARSE),
+        ("dense", args.epochs, None, DENSE, "yoloprune-demo-dense"),
+        ("sparse", args.sparse_epochs, sparsity, SPARSE, "yoloprune-demo"),
     )
-    for name, epochs, sparse, settings in stages:
+    for name, epochs, sparse, settings, shipped in stages:
+        if not epochs:
+            continue
         options = TrainOptions(
             data=str(data),
             epochs=epochs,
             imgsz=160,
             batch=16,
-            device="cpu",
+            device=args.device,
             sparsity=sparse,
             resume=True,
             extra={**SETTINGS, **settings},
         )
         model = train(model, args.out / name, options).last
-    weights = args.out / "sparse" / "weights" / "last.weights"
-    write_bytes(ROOT / "weights/yoloprune-demo.weights", weights.read_bytes())
+        weights = args.out / name / "weights" / "last.weights"
+        write_bytes(ROOT / f"weights/{shipped}.weights", weights.read_bytes())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a cut is worth right after it, and after training: plain, recalibrated, repaired.
 
     python benchmarks/repair_tables.py cuts    # without training: networks x MACs x criteria x ways
+    python benchmarks/repair_tables.py starts  # only makes what trainings begin with
     python benchmarks/repair_tables.py tunes   # with training, each budget its own schedule
 
 All at equal MACs: until there is a budget in MACs, the percent is bisected. AP is pycocotools', on
@@ -14,12 +15,14 @@ Ways without training:
     recalibrated  BatchNorm statistics of the same pictures
     repaired      every layer fitted anew
 
-Ways with training, N epochs each (``auto``'s sparse epochs counted):
+The criterion ``searched`` is ``recon`` with shares of stages that 100 trials found.
+
+Ways with training, N epochs each (``auto``'s sparse epochs counted; the preset ``keep`` but for
+sparse and random ones; seeds are of the training, the cut is one):
 
     control       the dense network, trained on
-    plain         the shape of the repaired one, cut and compensated only
-    repaired      cut by recon, repaired
-    gamma         cut by |gamma| over the whole network, repaired
+    plain         cut and compensated only
+    repaired      cut and repaired
     auto-taylor   sparse for two fifths of the epochs, cut, trained for the rest
     auto-gamma    the same by |gamma|
     random        the shape of the repaired one from random weights, the dense epochs added
@@ -29,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import multiprocessing
 import os
 import time
@@ -50,12 +52,14 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.pictures import load_pictures
 from yoloprune.measure.size import count
-from yoloprune.models.door import load
+from yoloprune.models.door import load, save
 from yoloprune.prune.choose import choose_scores
+from yoloprune.prune.cost import MacModel
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairOptions, repair
+from yoloprune.prune.search import SearchOptions, search
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 
@@ -77,17 +81,24 @@ CRITERIA = {
     "even-random": ("random", "local"),
     "even-l2": ("l2", "local"),
     "recon": ("recon", "local"),
+    "searched": ("recon", "local"),
 }
-SHORT = 5
-"""Epochs up to which there are no mosaics, and pictures are hardly moved."""
 AUTO_PERCENT = {0.75: 0.4, 0.5: 0.63, 0.25: 0.76, 0.11: 0.86}
 """Percent of the channels at which ``auto`` by Taylor comes near these MACs."""
 SETTINGS = {
     "plots": False, "val": False, "patience": 1000, "cache": "ram", "verbose": False,
-    "amp": False, "workers": 2, "optimizer": "AdamW", "momentum": 0.9, "cos_lr": True, "nbs": 16,
-    "warmup_bias_lr": 0.0,
+    "amp": False, "workers": 0,
 }  # fmt: skip
-"""Of every training: a whole cosine each, without Ultralytics' spike of the biases."""
+"""Of every training."""
+FRESH = {
+    "optimizer": "AdamW", "lr0": 0.0015, "momentum": 0.9, "cos_lr": True, "nbs": 16,
+    "warmup_epochs": 3, "warmup_bias_lr": 0.0,
+}  # fmt: skip
+"""Of those from random weights, a whole cosine each."""
+SPARSE = {**FRESH, "lr0": 0.0005, "warmup_epochs": 0.1}
+"""Of those that become sparse."""
+TRIALS = 100
+"""Of a search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,15 +139,14 @@ class Net:
     graph: ChannelGraph
     data: str
     pictures: Tensor
-    dense_epochs: int
 
 
 def opened(name: str, images: int | None = None, seed: int = 0) -> Net:
     """Load a network and its calibration pictures."""
-    file, _, wanted, epochs = NETS[name]
+    file, _, wanted, _ = NETS[name]
     model, data = load(str(SHARED / file))[0], data_of(name)
     pictures = load_pictures(model, data, SIZE, count=images or wanted, seed=seed).images
-    return Net(model, trace(model), data, pictures, epochs)
+    return Net(model, trace(model), data, pictures)
 
 
 def at_macs(net: Net, criterion: str, share: float, device: str) -> tuple[float, IntArray]:
@@ -146,31 +156,58 @@ def at_macs(net: Net, criterion: str, share: float, device: str) -> tuple[float,
         net.model, net.graph, Budget(percent=0.5), criterion=score,
         scope=scope, pictures=net.pictures, device=device,  # type: ignore[arg-type]
     )  # fmt: skip
-    planner, dense = Planner(net.graph), count(net.model, SIZE).macs
+    planner, cost = Planner(net.graph), MacModel(count(net.model, SIZE), net.graph)
     low, high = 0.005, 0.97
     best: tuple[float, float, IntArray] | None = None
-    for _ in range(14):
+    for _ in range(20):
         percent = (low + high) / 2
         remove = planner.choose(chosen.scores, Budget(percent=percent))
-        thin = cut_units(net.model, net.graph, remove, compensate=False)
-        gap = count(thin, SIZE).macs / dense - share
+        gap = cost.macs(kept_units(net.graph, remove)) / cost.total - share
         if best is None or abs(gap) < best[0]:
             best = abs(gap), percent, remove
-        if abs(gap) < 0.003:
+        if abs(gap) < 0.0005:
             break
         low, high = (percent, high) if gap > 0 else (low, percent)
     assert best is not None
-    return best[1:]
+    if criterion != "searched":
+        return best[1:]
+    found = search(
+        net.model, net.graph, chosen.scores, Budget(percent=best[1]), net.pictures,
+        SearchOptions(seconds=1e6, trials=TRIALS, patience=TRIALS, device=device),
+    )  # fmt: skip
+    return best[1], planner.choose(found.scores, found.budget)
 
 
-def measured(
-    cell: Cell, net: Net, model: nn.Module, percent: float, device: str, start: float
-) -> Row:
+def start_of(cell: Cell, device: str, out: Path) -> tuple[nn.Module, float]:
+    """The network that a training of cut ones begins with; it is made once."""
+    way = "repaired" if cell.way == "repaired" else "plain"
+    name = f"{cell.network}-{cell.share}-{cell.criterion}"
+    stem = out / "starts" / f"{name}-{way}"
+    suffix = Path(NETS[cell.network][0]).suffix
+    if not (out / "starts" / f"{name}.txt").is_file():  # which is written last
+        net = opened(cell.network)
+        percent, remove = at_macs(net, cell.criterion, cell.share, device)
+        plain = cut_units(net.model, net.graph, remove)
+        kept = kept_units(net.graph, remove)
+        how = RepairOptions(device=device)
+        mended = repair(net.model, plain, net.graph, kept, net.pictures, how).model
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for kind, model in (("plain", plain), ("repaired", mended)):
+            save(model, out / "starts" / f"{name}-{kind}")
+        (out / "starts" / f"{name}.txt").write_text(f"{percent}")
+    model = load(f"{stem}{suffix}")[0]
+    return model.float(), float((out / "starts" / f"{name}.txt").read_text())
+
+
+def measured(cell: Cell, model: nn.Module, percent: float, device: str, start: float) -> Row:
     """AP and size."""
     found = evaluate(
-        model, load_dataset(net.data), DetectOptions(imgsz=SIZE, device=device, progress=False)
+        model,
+        load_dataset(data_of(cell.network)),
+        DetectOptions(imgsz=SIZE, device=device, progress=False),
     ).metrics
-    size, dense = count(model, SIZE), count(net.model, SIZE)
+    full = load(str(SHARED / NETS[cell.network][0]))[0]
+    size, dense = count(model, SIZE), count(full, SIZE)
     place = find_device(device)
     return Row(
         **{field.name: getattr(cell, field.name) for field in fields(Cell)},
@@ -221,7 +258,7 @@ def cut_rows(network: str, share: float, criterion: str, device: str) -> list[Ro
     rows = []
     for way, make in ways.items():
         cell = Cell(network=network, share=share, criterion=criterion, way=way)
-        rows.append(measured(cell, net, make(), percent, device, start))
+        rows.append(measured(cell, make(), percent, device, start))
         start = time.perf_counter()
     return rows
 
@@ -230,26 +267,25 @@ def tune_rows(cell: Cell, device: str, out: Path) -> list[Row]:
     """One training."""
     start = time.perf_counter()
     torch.manual_seed(cell.seed)
-    net = opened(cell.network, seed=cell.seed)
-    model, percent, epochs = net.model, 0.0, cell.epochs
+    model, percent, epochs = load(str(SHARED / NETS[cell.network][0]))[0], 0.0, cell.epochs
     if cell.way.startswith("auto"):
         percent = AUTO_PERCENT[cell.share]
-        model = sparse(cell, net, percent, device, out)
+        model = sparse(cell, model, percent, device, out)
         epochs -= sparse_epochs(cell)
     elif cell.way != "control":
-        percent, remove = at_macs(net, cell.criterion, cell.share, device)
-        model = cut_units(net.model, net.graph, remove)
-        if cell.way == "repaired":
-            kept = kept_units(net.graph, remove)
-            model = repair(
-                net.model, model, net.graph, kept, net.pictures, RepairOptions(device=device)
-            ).model
+        model, percent = start_of(cell, device, out)
         if cell.way == "random":
             reset(model)
-            epochs += net.dense_epochs
+            epochs += NETS[cell.network][3]
     if epochs:
         model = trained(model, cell, epochs, device, out / cell.name)
-    return [measured(cell, net, model, percent, device, start)]
+    return [measured(cell, model, percent, device, start)]
+
+
+def made(cell: Cell, device: str, out: Path) -> list[Row]:
+    """What trainings of it begin with."""
+    start_of(cell, device, out)
+    return []
 
 
 def sparse_epochs(cell: Cell) -> int:
@@ -257,12 +293,12 @@ def sparse_epochs(cell: Cell) -> int:
     return max(1, round(0.4 * cell.epochs))
 
 
-def sparse(cell: Cell, net: Net, percent: float, device: str, out: Path) -> nn.Module:
+def sparse(cell: Cell, dense: nn.Module, percent: float, device: str, out: Path) -> nn.Module:
     """Train by ``auto`` and cut."""
     criterion: Any = cell.way.partition("-")[2]
     wish = SparsityOptions(budget=Budget(percent=percent), criterion=criterion)
     folder = out / f"{cell.name}-sparse"
-    model = trained(net.model, cell, sparse_epochs(cell), device, folder, wish)
+    model = trained(dense, cell, sparse_epochs(cell), device, folder, wish)
     graph = trace(model)
     scores = choose_scores(model, graph, wish.budget, criterion="gamma").scores
     return cut_units(model, graph, Planner(graph).choose(scores, wish.budget))
@@ -288,21 +324,17 @@ def trained(
 ) -> nn.Module:
     """The averaged weights after the last epoch."""
     fresh = cell.way == "random"
-    schedule = {
-        "lr0": 0.0015 if fresh else 0.0003 if epochs <= SHORT else 0.0005,
-        "warmup_epochs": 3 if fresh else min(1.0, 0.1 * epochs),
-        "close_mosaic": epochs if epochs <= SHORT else math.ceil(0.4 * epochs),
-        **({"mosaic": 0.0, "scale": 0.1, "translate": 0.05} if epochs <= SHORT else {}),
-    }
+    own = SPARSE if sparsity is not None else FRESH if fresh else {}
     options = TrainOptions(
         data=data_of(cell.network),
         epochs=epochs,
         imgsz=SIZE,
         device=device,
         seed=cell.seed,
+        preset="stock" if own else "keep",
         sparsity=sparsity,
         resume=True,
-        extra={**SETTINGS, **schedule},
+        extra={**SETTINGS, **own},
     )
     return train(model, folder, options).last
 
@@ -311,7 +343,7 @@ def cut_cells() -> Iterator[tuple[str, float, str]]:
     """What decides first."""
     for network in NETS:
         for share in SHARES.get(network, (0.75, 0.5, 0.25, 0.11)):
-            for criterion in ("recon", "gamma", "even-l2", "even-random"):
+            for criterion in ("recon", "searched", "gamma", "even-l2", "even-random"):
                 yield network, share, criterion
 
 
@@ -320,26 +352,34 @@ def tune_cells() -> Iterator[Cell]:
 
     def cells(network: str, share: float, seed: int, epochs: int, ways: str) -> Iterator[Cell]:
         for way in ways.split():
-            criterion = way if way == "gamma" else "recon"
+            by, _, what = way.rpartition(":")
             yield Cell(
-                network=network, share=1.0 if way == "control" else share, criterion=criterion,
-                way="repaired" if way == "gamma" else way, epochs=epochs, seed=seed,
+                network=network, share=1.0 if what == "control" else share,
+                criterion=by or "searched", way=what, epochs=epochs, seed=seed,
             )  # fmt: skip
 
-    main = "repaired plain auto-taylor random control"
+    main = "random repaired control plain auto-taylor"
+    rest = "repaired control plain auto-taylor"
     five, eight = "yolov5nu-bccd", "yolov8n-bccd"
-    for epochs in (20, 5, 40):
+    lengths = (40, 20, 5)
+    for epochs in lengths:
         yield from cells(five, 0.25, 0, epochs, main)
-    for epochs in (20, 5, 40):
-        yield from cells(five, 0.25, 0, epochs, "gamma auto-gamma")
-        yield from cells(five, 0.5, 0, epochs, "repaired plain auto-taylor random")
-        yield from cells(five, 0.11, 0, epochs, "repaired plain auto-taylor random")
-    for seed in (1, 2):
-        for epochs in (20, 5, 40):
-            yield from cells(five, 0.25, seed, epochs, main)
-    for epochs in (20, 5, 40):
-        yield from cells(eight, 0.25, 0, epochs, main)
+    for epochs in lengths:
+        yield from cells(five, 0.25, 0, epochs, "recon:repaired gamma:repaired auto-gamma")
+        yield from cells(eight, 0.25, 0, epochs, rest)
+        yield from cells(five, 0.5, 0, epochs, "repaired plain auto-taylor")
+        yield from cells(five, 0.11, 0, epochs, "repaired plain auto-taylor")
     yield from cells(five, 0.25, 0, 1, "repaired control")
+    for seed in (1, 2):
+        for epochs in lengths:
+            yield from cells(five, 0.25, seed, epochs, rest)
+    for seed in (1, 2):
+        for epochs in lengths:
+            yield from cells(five, 0.25, seed, epochs, "random")
+    for epochs in lengths:
+        yield from cells(five, 0.5, 0, epochs, "random")
+        yield from cells(five, 0.11, 0, epochs, "random")
+        yield from cells(eight, 0.25, 0, epochs, "random")
 
 
 def data_of(network: str) -> str:
@@ -381,7 +421,8 @@ def work(
 ) -> None:
     """Carry tasks out in several processes, as long as there is time."""
     end = time.monotonic() + 60 * args.minutes
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["yoloprune.train.trainer", "pycocotools.cocoeval"])
     with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=one_thread) as pool:
         waiting = iter(tasks)
         running = {}
@@ -397,9 +438,10 @@ def work(
             done = next(as_completed(running))
             task = running.pop(done)
             try:
-                table.add(done.result())
-                last = table.rows[-1]
-                print(*(f"{k}={last[k]}" for k in last), flush=True)
+                rows = done.result()
+                table.add(rows)
+                for row in rows:
+                    print(row, flush=True)
             except Exception as exc:
                 print(f"{task[1]}: {exc!r}"[:500], flush=True)
             more()
@@ -408,7 +450,7 @@ def work(
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cuts", "tunes"])
+    parser.add_argument("what", choices=["cuts", "starts", "tunes"])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -423,6 +465,10 @@ def main() -> None:
             if (SHARED / NETS[net][0]).is_file()
             and not table.has(network=net, share=share, criterion=by)
         ]
+    elif args.what == "starts":
+        table, folder = Table(args.work / "starts.csv", Row), args.work.resolve()
+        cells = {(c.network, c.share, c.criterion): c for c in tune_cells() if c.share < 1}
+        todo = [(made, (cell, args.device, folder)) for cell in cells.values()]
     else:
         table = Table(args.out / "repair-tunes-320px.csv", Row)
         todo = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from yoloprune.errors import DataError
-from yoloprune.texts import TEXT_VARIABLE, kind_of, parse_yaml, read_text, read_yaml
+from yoloprune.texts import TEXT_VARIABLE, kind_of, parse_time, parse_yaml, read_text, read_yaml
 
 HERE = Path("t.yaml")
 
@@ -141,3 +141,16 @@ def test_what_a_file_evidently_is(data: bytes, kind: str | None, tmp_path: Path)
     found = kind_of(tmp_path / "f")
     assert found is None if kind is None else str(found).startswith(kind)
     assert kind_of(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("3m", 180), ("1.5h", 5400)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1m", "3 days", "nan", "inf", "1e999"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no time"):
+        parse_time(text)

@@ -6,6 +6,7 @@ whose aliases stand for billions of values. All of it is refused before the work
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from yoloprune.errors import YoloPruneError
 Error = Callable[[str], YoloPruneError]
 """Makes the error of the kind of file that is read."""
 Where = tuple[str | int, ...]
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 TEXT_VARIABLE = "YOLOPRUNE_MAX_TEXT_MB"
 """Environment variable: the largest text file that is read, in megabytes."""
@@ -267,3 +269,19 @@ def kind_of(path: Path) -> str | None:
     if word.startswith((b'{"', b"{\n", b"[{")):
         return "JSON text"
     return next((kind for mark, kind in _STARTS if start.startswith(mark)), None)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``3m`` or ``1.5h``.
+
+    Raises:
+        ValueError: it is no time.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"is no time, got {text!r}, expected one such as 90s, 3m or 1h.")
+    return seconds

@@ -67,7 +67,7 @@ def test_a_training_with_such_names_ends(folder: Path) -> None:
     recipe = folder / "r [b].yaml"
     recipe.write_text(
         "model: 'net [b].cfg'\ndata: data/shapes.yaml\nimgsz: 64\nbatch: 4\ndevice: cpu\n"
-        "slim: {percent: 0.3}\nfinetune: {epochs: 1}\n"
+        "slim: {percent: 0.3, search: 0}\nfinetune: {epochs: 1}\n"
     )
     said = yoloprune("run", recipe, "-o", folder / "rounds [i]")
     assert f"results in {folder}/rounds [i]\n" in said

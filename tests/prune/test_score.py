@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from yoloprune.channels.graph import ChannelGraph, Group, TensorAxis
+from yoloprune.channels.trace import trace
 from yoloprune.errors import PlanError
 from yoloprune.prune.score import (
     CRITERIA,
     Scores,
+    are_alike,
     criterion,
     gamma_quantiles,
     reduce_by_label,
@@ -254,3 +256,19 @@ def test_it_is_fast() -> None:
     start = time.perf_counter()
     score(model, graph)
     assert time.perf_counter() - start < 0.03
+
+
+@pytest.mark.parametrize(
+    ("values", "alike"),
+    [
+        ([0.94, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.23, 2.0], True),  # a few that stand out
+        ([0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0], False),
+        ([0.0] * 10, False),  # all are switched off
+    ],
+)
+def test_scores_that_hardly_differ_are_alike(values: list[float], alike: bool) -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 10, 1), nn.Conv2d(10, 2, 1)).eval())
+    assert graph.prunable.sum() == 10
+    scores = np.ones(graph.n_units)
+    scores[graph.prunable] = values
+    assert are_alike(Scores(values=scores, criterion="gamma"), graph) is alike

@@ -22,7 +22,8 @@ def record(**errors: float) -> RepairRecord:
 
 def said(before: float | None, after: float | None, **more: Any) -> Any:
     given: dict[str, Any] = {
-        "head_error": None, "free": False, "model": "m.pt", "data": None, "repair": None
+        "head_error": None, "free": False, "arbitrary": False, "model": "m.pt", "data": None,
+        "repair": None,
     }  # fmt: skip
     sides = [{} if v is None else {"AP": v} for v in (before, after)]
     given |= more
@@ -65,3 +66,9 @@ def test_the_error_of_the_head_is_that_of_the_layers_that_end_the_network() -> N
     graph = trace(Chain())
     assert head_error(record(**{"a.0": 0.9, "b.0": 0.8, "out": 0.25}), graph) == 0.25
     assert head_error(record(**{"a.0": 0.9}), graph) is None
+
+
+def test_a_choice_by_scores_that_are_all_alike_is_called_arbitrary() -> None:
+    assert said(0.61, 0.3, arbitrary=True).words.endswith("so that the choice was arbitrary)")
+    assert "arbitrary" not in said(0.61, 0.3).words
+    assert "arbitrary" not in said(0.61, 0.61, arbitrary=True).words  # it works: who cares

@@ -43,6 +43,7 @@ SettingsOpt = Annotated[
 OverwriteOpt = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of another run in --out.")
 ]
+SeedOpt = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 TrustOpt = Annotated[
     bool, typer.Option("--trust", help="Unpickle a .pt of unknown classes. That can run any code.")
 ]
@@ -74,6 +75,16 @@ def budget_of(percent: float, min_channels: int, max_layer_prune: float, round_t
         max_layer_prune=max_layer_prune,
         round_to=round_to,
     )
+
+
+def seconds_of(text: str, flag: str) -> float:
+    """Read a time such as ``90``, ``90s``, ``3m`` or ``1.5h``."""
+    from yoloprune.texts import parse_time
+
+    try:
+        return parse_time(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{flag}: {exc}") from exc
 
 
 def torch_name(name: str) -> str:

@@ -23,6 +23,7 @@ from yoloprune.cli.options import (
     OverwriteOpt,
     PercentOpt,
     RoundOpt,
+    SeedOpt,
     SplitOpt,
     TrustOpt,
     WeightsOpt,
@@ -31,13 +32,17 @@ from yoloprune.cli.options import (
     load_model,
     named,
     say,
+    seconds_of,
     torch_name,
     write_json,
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
-    from yoloprune.prune.slim import SlimResult
+    from torch import nn
+
+    from yoloprune.models.door import Source
+    from yoloprune.prune.slim import SlimOptions, SlimResult
 
 
 CriterionOpt = Annotated[
@@ -61,6 +66,14 @@ CalibOpt = Annotated[
 CalibImagesOpt = Annotated[int, typer.Option(help="How many of them.", min=2)]
 RepairOpt = Annotated[
     bool, typer.Option(help="Fit the layers that are left to what the full network gave.")
+]
+SearchOpt = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="How long to look for better shares than even ones: 90s, 3m, 1h. Each trial is cut, "
+        "repaired, and held against what the full network sees.",
+    ),
 ]
 ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")]
 CompensateOpt = Annotated[
@@ -92,6 +105,8 @@ def slim(
     calib: CalibOpt = None,
     calib_images: CalibImagesOpt = 64,
     repair: RepairOpt = True,
+    search: SearchOpt = "0",
+    seed: SeedOpt = 0,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
@@ -113,7 +128,6 @@ def slim(
         from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.score import parse_reduce
         from yoloprune.prune.slim import SlimOptions
-        from yoloprune.prune.slim import slim as run_slim
 
         options = SlimOptions(
             budget=budget,
@@ -125,6 +139,8 @@ def slim(
             calib=calib,
             calib_images=calib_images,
             repair=repair,
+            search=seconds_of(search, "--search"),
+            seed=seed,
             split_routes=split_routes,
             data=data,
             split=split,
@@ -132,20 +148,26 @@ def slim(
             batch=batch,
             device=torch_name(device),
         )
-        result = run_slim(loaded, source, options)
-        _report(folder, result)
+        result = _carried_out(loaded, source, options)
+    _tell(result, json_file, folder)
+
+
+def _carried_out(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
+    """Slim, and write the page beside the model."""
+    from yoloprune.prune.slim import slim as run_slim
+    from yoloprune.report.slim import write_slim_report
+
+    result = run_slim(model, source, options)
+    target = options.out / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
+    write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
+    result.summary["files"]["report"] = str(target)
+    return result
+
+
+def _tell(result: SlimResult, json_file: Path | None, folder: Path) -> None:
     _show(result)
     write_json(json_file, result.summary)
     say(f"results in {folder}")
-
-
-def _report(folder: Path, result: SlimResult) -> None:
-    """Write the page beside the model."""
-    from yoloprune.report.slim import write_slim_report
-
-    target = folder / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
-    write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
-    result.summary["files"]["report"] = str(target)
 
 
 def _results(folder: Path, name: str) -> list[Path]:
@@ -212,6 +234,8 @@ def _show(result: SlimResult) -> None:
     )
     if record["repair"] is not None:
         show_line(_repaired(record["repair"]))
+    if record["search"] is not None:
+        show_line(_searched(record["search"]))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -230,4 +254,16 @@ def _repaired(record: Mapping[str, Any]) -> str:
         f"repaired on {record['pictures']} pictures in {record['seconds']:.0f} s: {len(layers)} of "
         f"{len(record['layers'])} layers, error on held-out pictures {before:.1%} → {after:.1%} of "
         "their variance"
+    )
+
+
+def _searched(record: Mapping[str, Any]) -> str:
+    """What a search came to, in a line."""
+    took = f"searched for {record['seconds']:.0f} s in {record['trials']} trials: "
+    if not record["kept"]:
+        return took + "nothing better than even shares on pictures that it did not choose by"
+    nearer = 1 - record["found_unseen"] / record["even_unseen"]
+    return (
+        f"{took}what it sees is {nearer:.0%} nearer to the full network's than with even shares, "
+        "on pictures that nothing was chosen by"
     )

@@ -23,6 +23,7 @@ from yoloprune.cli.options import (
     ModelArg,
     OverwriteOpt,
     RoundOpt,
+    SeedOpt,
     SettingsOpt,
     TrustOpt,
     WeightsOpt,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from yoloprune.models.door import Source
     from yoloprune.prune.plan import Budget
-    from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+    from yoloprune.train.options import DistillOptions, Preset, SparsityOptions
 
 
 TrainDataOpt = Annotated[
@@ -115,12 +116,21 @@ FadeOpt = Annotated[
         help="Let that weight fall to zero over the training, as it does if not.",
     ),
 ]
+PresetOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="keep: a gentle schedule for a network that was cut and repaired, whatever --epochs "
+        "is (the default for those); stock: Ultralytics' own. --set goes before either."
+    ),
+]
+OnlyOpt = Annotated[
+    str | None, typer.Option("--only", help="norms: train BatchNorm scales and biases alone.")
+]
 ScratchOpt = Annotated[bool, typer.Option("--scratch", help="Start from random weights.")]
 ResumeOpt = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the run in --out, or the newest unfinished one."),
 ]
-SeedOpt = Annotated[int, typer.Option(help="Of everything random.")]
 OutOpt = Annotated[
     Path | None,
     typer.Option("-o", "--out", help="Folder for the run; runs/train, train2 … if not."),
@@ -138,6 +148,8 @@ def train(
     steps: StepsOpt = None,
     imgsz: ImgszOpt = None,
     batch: BatchOpt = 16,
+    preset: PresetOpt = None,
+    only: OnlyOpt = None,
     sparsity: SparsityOpt = None,
     percent: ShareOpt = None,
     min_channels: MinChannelsOpt = 8,
@@ -163,27 +175,43 @@ def train(
     debug: DebugOpt = False,
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
-    from yoloprune.train.options import TrainOptions, parse_settings
+    from yoloprune.train.options import parse_settings
 
     budget = budget_of(0.5 if percent is None else percent, min_channels, max_layer_prune, round_to)
     method = sparsity or ("none" if percent is None else "auto")
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
-        "device": device, "seed": seed, "resume": resume, "overwrite": overwrite,
+        "device": device, "seed": seed, "only": only, "resume": resume,
+        "overwrite": overwrite,
         "sparsity": _sparsity(method, budget, strength, decay, importance, until),
         "distil": _teacher(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
     }  # fmt: skip
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
-        from yoloprune.models.door import input_size_of
-
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
-        options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)
-        _carry_out(loaded, source, folder, options, json_file)
+        asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
+        _carry_out(loaded, source, folder, asked, imgsz, json_file)
     if is_first():
         say(f"results in {folder}")
+
+
+def _preset(model: nn.Module, source: Source, asked: Mapping[str, Any], *, scratch: bool) -> Preset:
+    """What suits a network where the user leaves it open."""
+    from yoloprune.models.marker import is_marked
+
+    plan = source.model.with_name(f"{source.model.stem}-plan.json")
+    slim = is_marked(getattr(model, "yaml", None)) or plan.is_file()
+    if scratch or asked["sparsity"] is not None:
+        return "stock"
+    if asked["pictures"] is not None:  # a teacher's own statistics are held, too
+        return "keep"
+    if not slim:
+        return "stock"
+    if is_first():
+        say("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
+    return "keep"
 
 
 @contextmanager
@@ -299,14 +327,22 @@ def _teacher(
 
 
 def _carry_out(
-    loaded: nn.Module, source: Source, out: Path, options: TrainOptions, json_file: Path | None
+    loaded: nn.Module,
+    source: Source,
+    out: Path,
+    asked: dict[str, Any],
+    imgsz: int | None,
+    json_file: Path | None,
 ) -> None:
     """Train, and tell what came of it; one process of a distributed run speaks for all."""
     from yoloprune.measure.data import load_dataset
     from yoloprune.models.checkpoint import task_of
+    from yoloprune.models.door import input_size_of
     from yoloprune.report.sparsity import write_sparsity_picture
+    from yoloprune.train.options import TrainOptions
     from yoloprune.train.run import train as run_training
 
+    options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)
     if options.pictures is not None and is_first():
         say("learning from the teacher alone, no label is read")
     if options.data and options.pictures is None and task_of(loaded) == "detect":

@@ -16,6 +16,8 @@ from yoloprune.prune.score import CRITERIA, Reduce, Scores, score, sparsity_warn
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from yoloprune.prune.search import SearchOptions, SearchRecord
+
 Scope = Literal["global", "local"]
 """Whether one threshold holds for the whole network, or every group loses the same share."""
 RECON = "recon"
@@ -31,12 +33,16 @@ class Choice:
         scope: over what they are compared.
         why: in words, why these.
         compares: whether a score says how much its unit matters, and not only its rank.
+        budget: what a planner is to be asked for.
+        search: how shares were searched for, if they were.
     """
 
     scores: Scores
     scope: Scope
     why: str
     compares: bool
+    budget: Budget
+    search: SearchRecord | None = None
 
 
 def parse_scope(text: str | None) -> Scope | None:
@@ -50,12 +56,21 @@ def parse_scope(text: str | None) -> Scope | None:
     return cast("Scope | None", text)
 
 
-def check_criterion(criterion: str | None, scope: Scope | None, *, pictures: bool) -> None:
+def check_criterion(
+    criterion: str | None, scope: Scope | None, *, pictures: bool, search: bool = False
+) -> None:
     """Refuse what cannot be, before any work.
 
     Raises:
-        PlanError: the criterion is unknown, or lacks what it looks at.
+        PlanError: the criterion is unknown, or it or a search lacks what it looks at.
     """
+    if search and not pictures:
+        raise PlanError("--search: looks at pictures. Name some with --calib.")
+    if search and (scope == "global" or (scope is None and criterion not in (None, RECON))):
+        raise PlanError(
+            "--search: looks for shares of stages, and one threshold for the whole network has "
+            "none. Add --scope local."
+        )
     if criterion == RECON:
         if not pictures:
             raise PlanError("--criterion recon: looks at pictures. Name some with --calib.")
@@ -117,11 +132,31 @@ def choose_scores(
 
         assert pictures is not None
         scores = removal_order(model, graph, pictures, device=device)
-        return Choice(scores=scores, scope="local", why=why, compares=False)
+        return Choice(scores=scores, scope="local", why=why, compares=False, budget=budget)
     scores = score(model, graph, criterion=criterion, reduce=reduce)
     if scope == "local":
         scores = within_groups(scores, graph)
-    return Choice(scores=scores, scope=scope or "global", why=why, compares=scope != "local")
+    return Choice(
+        scores=scores,
+        scope=scope or "global",
+        why=why,
+        compares=scope != "local",
+        budget=budget,
+    )
+
+
+def search_shares(
+    model: nn.Module,
+    graph: ChannelGraph,
+    choice: Choice,
+    pictures: Tensor,
+    options: SearchOptions,
+) -> Choice:
+    """The same choice with shares that were searched for, see :mod:`yoloprune.prune.search`."""
+    from yoloprune.prune.search import search
+
+    found = search(model, graph, choice.scores, choice.budget, pictures, options)
+    return replace(choice, scores=found.scores, budget=found.budget, search=found.record)
 
 
 def within_groups(scores: Scores, graph: ChannelGraph) -> Scores:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph
-from yoloprune.channels.trace import to_training
 from yoloprune.measure.copies import device_of
-from yoloprune.prune.lanes import Handful, Lane, share_out
-from yoloprune.prune.live import live_bytes
-from yoloprune.prune.patches import (
-    groups_of,
-    is_batched,
-    matrix,
-    positions,
-    read,
-    spread,
-    weight_of,
-    written,
-)
-from yoloprune.prune.replay import Recorder, Replayer
-from yoloprune.prune.ridge import Sums, fit
+from yoloprune.prune.lanes import Handful, Lane
+from yoloprune.prune.patches import groups_of, is_batched, matrix, read, weight_of
+from yoloprune.prune.replay import Replayer
+from yoloprune.prune.ridge import USUAL, Sums, fit
+from yoloprune.prune.targets import Target, Targets, mode_of
 
 _EXACT = 1e-10
 """A layer that is off by less, as a share of its variance, has nothing to repair."""
@@ -49,6 +37,7 @@ class RepairOptions:
         memory: bytes that the activations of all pictures may take.
         seed: of the choice of positions.
         device: where; None is where the model is.
+        near: layer → strength from which the best is looked for downhill; None tries them all.
         progress: called with layers done and layers in all.
     """
 
@@ -57,6 +46,7 @@ class RepairOptions:
     memory: int = 1_500_000_000
     seed: int = 0
     device: str | None = None
+    near: Mapping[str, float] | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
 
 
@@ -72,7 +62,6 @@ class LayerRepair:
             input; infinite where only the constant was changed; None where nothing was.
         rows: positions that it was fitted to, those held out included.
         seconds: that it took, forward passes apart.
-        note: why it was left alone, or "".
     """
 
     path: str
@@ -81,16 +70,6 @@ class LayerRepair:
     pull: float | None
     rows: int
     seconds: float
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a call of a layer should give at some positions of its output."""
-
-    at: Tensor
-    values: Tensor
-    out_shape: tuple[int, ...]
 
 
 _Key = tuple[str, int]
@@ -98,96 +77,43 @@ _Key = tuple[str, int]
 
 
 class Mending:
-    """One way through the network, in evaluation or in training mode."""
+    """One way through the network, in evaluation or in training mode.
+
+    Args:
+        thin: the cut network, float32, where it is to run. It is changed.
+        targets: what the full network gave, of all the outputs of its layers or of those that
+            are left. Not modified.
+        graph: the channels of the full network.
+        kept: bool ``[n_units]``, which of them ``thin`` still has.
+        layers: paths of those to repair, all of which ``targets`` looked at.
+        options: how.
+    """
 
     def __init__(
         self,
-        full: nn.Module,
         thin: nn.Module,
+        targets: Targets,
         graph: ChannelGraph,
         kept: BoolArray,
-        pictures: Tensor,
-        layers: set[str],
-        training: bool,
+        layers: Iterable[str],
         options: RepairOptions,
     ) -> None:
-        self._graph, self._kept, self._options = graph, kept, options
-        self._full, self._thin, self._training = full, thin, training
-        self._layers = {p: m for p, m in thin.named_modules() if p in layers}
+        self._thin, self._looked, self._graph, self._options = thin, targets, graph, options
+        self._layers = {path: thin.get_submodule(path) for path in layers}
         self._device = device_of(thin)
-        self._outputs = {p: i.to(self._device) for p, i in _kept_outputs(graph, kept).items()}
-        self._targets: dict[tuple[int, str, int], _Target] = {}
-        self._means: dict[str, list[Tensor]] = defaultdict(list)
-        with self._mode(full):
-            one = self._input(pictures[:1])
-            live = live_bytes(full, one, {p: full.get_submodule(p) for p in self._layers})
-        self._live = live
-        self._handfuls = share_out(
-            pictures, options.held_out, most=int(options.memory // (4 * max(live[""], 1)))
-        )
-        self._per_picture = -(-options.rows // len(pictures))
+        self._outputs = {p: i.to(self._device) for p, i in kept_outputs(graph, kept).items()}
+        self._targets = {k: t for k, t in targets.values.items() if k[1] in self._layers}
+        self._handfuls = targets.handfuls
         self._done: set[_Key] = set()
         self._sums: dict[str, tuple[Sums, Sums]] = {}
         self._local = threading.local()
 
     def carry_out(self) -> list[LayerRepair]:
         """Repair, in the order of the pass."""
-        with torch.no_grad():
-            self._look()
-            with self._mode(self._thin), self._listening():
-                return self._solve_in_turn()
-
-    def drift(self) -> float | None:
-        """As :class:`RepairRecord` has it."""
-        shifts = []
-        for path, means in self._means.items():
-            norm = self._full.get_submodule(self._graph.norm_of[path])
-            mean, var = norm.running_mean, norm.running_var
-            assert isinstance(mean, Tensor) and isinstance(var, Tensor)
-            seen = torch.stack(means).mean(0)
-            shifts.append(((seen - mean).abs() / var.clamp_min(1e-12).sqrt()).cpu())
-        return float(torch.cat(shifts).median()) if shifts else None
-
-    # --- what the full network gives
-
-    def _look(self) -> None:
-        """Run the full network, and keep its outputs at some positions."""
-        handles = []
-        handful = self._handfuls[0]
-        for path in self._layers:
-
-            def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
-                call = handful.calls[path]
-                handful.calls[path] += 1
-                if isinstance(output, Tensor) and is_batched(module, output.shape):
-                    self._keep(handful, path, call, module, output)
-
-            handles.append(self._full.get_submodule(path).register_forward_hook(keep))
-        try:
-            with self._mode(self._full):
-                for handful in self._handfuls:
-                    with Recorder(handful.choices):
-                        self._full(self._input(handful.images))
-                    handful.calls.clear()
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _keep(
-        self, handful: Handful, path: str, call: int, layer: nn.Module, output: Tensor
-    ) -> None:
-        wanted = self._per_picture * len(handful.images)
-        seed = zlib.crc32(f"{self._options.seed} {handful.index} {path} {call}".encode())
-        at = spread(positions(layer, output.shape), wanted, seed).to(output.device)
-        values = written(layer, output, at)
-        if path in self._graph.norm_of and not call and not self._training:
-            self._means[path].append(values.mean(0))
-        chosen = self._outputs.get(path)
-        if chosen is not None:
-            values = values.index_select(1, chosen)
-        self._targets[handful.index, path, call] = _Target(at, values, tuple(output.shape))
-
-    # --- the cut network, layer by layer
+        for handful in self._handfuls:
+            handful.calls.clear()
+        with torch.no_grad(), mode_of(self._thin, self._looked.training), self._listening():
+            return self._solve_in_turn()
 
     def _solve_in_turn(self) -> list[LayerRepair]:
         """Let the lanes come to each layer, solve it, and let them go on."""
@@ -235,14 +161,15 @@ class Mending:
         """How many lanes may be on their way at each layer, and still may be soon after it."""
         size = max(len(handful.images) for handful in self._handfuls)
         order = list(dict.fromkeys(path for _, path, _ in self._targets))
-        room = [int(self._options.memory // (max(self._live.get(p, 1), 1) * size)) for p in order]
+        live = self._looked.live
+        room = [int(self._options.memory // (max(live.get(p, 1), 1) * size)) for p in order]
         return {path: max(2, min(room[i : i + _SOON])) for i, path in enumerate(order)}
 
     def _forward(self, handful: Handful) -> Callable[[], None]:
         def run() -> None:
             self._local.handful = handful
             with torch.no_grad(), Replayer(handful.choices):
-                self._thin(self._input(handful.images))
+                self._thin(self._looked.input(handful.images))
 
         return run
 
@@ -271,7 +198,10 @@ class Mending:
             return
         rows = read(layer, x, target.out_shape, target.at)
         groups = groups_of(layer)
-        wanted = target.values.view(len(target.at), groups, -1).transpose(0, 1)
+        values, chosen = target.values, self._outputs.get(path)
+        if chosen is not None and not self._looked.selected:
+            values = values.index_select(1, chosen)
+        wanted = values.view(len(target.at), groups, -1).transpose(0, 1)
         given = torch.bmm(rows, matrix(layer, self._weight(path)))
         wanted = wanted - self._constant(path, layer).view(-1, 1, given.shape[2])
         if path not in self._sums:
@@ -288,9 +218,11 @@ class Mending:
             constant = constant + layer.bias
         norm = self._graph.norm_of.get(path)
         if norm is not None:
-            mine = self._thin.get_submodule(norm).running_mean
-            theirs = self._full.get_submodule(norm).running_mean
-            if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+            mine, theirs = (
+                self._thin.get_submodule(norm).running_mean,
+                self._looked.norm_means.get(norm),
+            )
+            if isinstance(mine, Tensor) and theirs is not None:
                 chosen = self._outputs.get(path)
                 constant += (theirs if chosen is None else theirs[chosen]) - mine
         return constant
@@ -304,7 +236,8 @@ class Mending:
         norm = self._graph.norm_of.get(path)
         mean = None if norm is None else self._thin.get_submodule(norm).running_mean
         shift = layer.bias if isinstance(layer.bias, Tensor) else mean
-        found = fit(rows, held_out, shifts=isinstance(shift, Tensor))
+        near = None if self._options.near is None else self._options.near.get(path, USUAL)
+        found = fit(rows, held_out, shifts=isinstance(shift, Tensor), near=near)
         if found.before > _EXACT and found.pull is not None:
             weight = self._weight(path)
             made = matrix(layer, weight) + found.change
@@ -323,28 +256,11 @@ class Mending:
             seconds=time.perf_counter() - start + (earlier.seconds if earlier else 0.0),
         )
 
-    # --- both
-
     def _weight(self, path: str) -> nn.Parameter:
         return self._thin.get_parameter(f"{path}.weight")
 
-    def _input(self, images: Tensor) -> Tensor:
-        images = images.to(self._device)
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
-    @contextmanager
-    def _mode(self, model: nn.Module) -> Iterator[None]:
-        """In training mode with still BatchNorms where that is the pass, else in evaluation."""
-        model.eval()
-        if self._training:
-            to_training(model)
-        try:
-            yield
-        finally:
-            model.eval()
-
-
-def _fits(layer: nn.Module, x: Tensor, target: _Target) -> bool:
+def _fits(layer: nn.Module, x: Tensor, target: Target) -> bool:
     """Whether the input of a layer belongs to the output that is wanted."""
     if isinstance(layer, nn.Linear):
         return x.shape[:-1] == target.out_shape[:-1]
@@ -355,8 +271,8 @@ def _outputs_of(layer: nn.Module) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
 
 
-def _kept_outputs(graph: ChannelGraph, kept: BoolArray) -> dict[str, Tensor]:
-    """Which outputs of the full network's layers are still there, where some are not."""
+def kept_outputs(graph: ChannelGraph, kept: BoolArray) -> dict[str, Tensor]:
+    """Layer → int64, which of its outputs are still there, where some are not."""
     found = {}
     for axis in graph.axes:
         name = axis.tensor.rpartition(".")[2]

@@ -185,8 +185,15 @@ class Planner:
         goes = np.append(removed, False)[bundles.of_unit]
         return np.flatnonzero(goes)
 
-    def plan(self, scores: Scores, budget: Budget, source: Origin | None = None) -> PrunePlan:
-        """As :func:`plan`."""
+    def plan(
+        self,
+        scores: Scores,
+        budget: Budget,
+        source: Origin | None = None,
+        *,
+        asked: Budget | None = None,
+    ) -> PrunePlan:
+        """As :func:`plan`; ``asked`` is written down where ``budget`` stands for another one."""
         remove = self.choose(scores, budget)
         free = self._scored(scores)
         total = int(self._channels[free].sum())
@@ -203,7 +210,7 @@ class Planner:
         layers = remove_to_layers(self.graph, remove)
         return PrunePlan(
             criterion=scores.criterion,
-            budget=budget,
+            budget=asked or budget,
             reached=reached,
             layers={path: tuple(map(int, out)) for path, out in layers.items() if len(out)},
             source=source,

@@ -14,8 +14,8 @@ import copy
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import BoolArray, ChannelGraph
 from yoloprune.channels.trace import picture, to_training
 from yoloprune.errors import CutError, DataError
-from yoloprune.measure.copies import device_of, find_device
+from yoloprune.measure.copies import device_of, find_device, float32_copy, structural_copy
 from yoloprune.prune.lanes import split
-from yoloprune.prune.mend import LayerRepair, Mending, RepairOptions
+from yoloprune.prune.mend import LayerRepair, Mending, RepairOptions, kept_outputs
 from yoloprune.prune.patches import LAYERS
+from yoloprune.prune.targets import Targets
 
 __all__ = ["LayerRepair", "RepairOptions", "RepairRecord", "Repaired", "repair"]
 
@@ -102,16 +103,15 @@ def repair(
         raise DataError(f"repair: got {len(pictures)} pictures, expected at least 2, better 64.")
     start = time.perf_counter()
     device = device_of(slim) if options.device is None else find_device(options.device)
-    full, thin = (copy.deepcopy(m).to(device).float().eval() for m in (dense, slim))
+    options = replace(options, device=str(device))
+    thin = copy.deepcopy(slim).to(device).float().eval()
+    outputs = {path: index.to(device) for path, index in kept_outputs(graph, kept).items()}
     done: list[LayerRepair] = []
     drift = None
-    for training in (False, True):
-        layers = _called(thin, graph, training) - {layer.path for layer in done}
-        layers &= _repairable(thin)
-        if layers:
-            run = Mending(full, thin, graph, kept, pictures, layers, training, options)
-            done += run.carry_out()
-            drift = run.drift() if drift is None else drift
+    for training, layers in passes(thin, graph):
+        looked = look(dense, graph, pictures, layers, options, outputs=outputs, training=training)
+        done += Mending(thin, looked, graph, kept, layers, options).carry_out()
+        drift = looked.drift if drift is None else drift
     record = RepairRecord(
         pictures=len(pictures),
         held_out=len(split(len(pictures), options.held_out)[1]),
@@ -152,10 +152,59 @@ def _repairable(model: nn.Module) -> set[str]:
     return found
 
 
+def passes(model: nn.Module, graph: ChannelGraph) -> list[tuple[bool, set[str]]]:
+    """The ways through a network that reach layers to repair, and what each is the first to reach.
+
+    Args:
+        model: a cut network, or the full one: both have the same layers.
+        graph: the channels of the full one.
+
+    Returns:
+        Whether it is a pass in training mode, and paths of layers.
+
+    Raises:
+        CutError: the model does not run.
+    """
+    found, open_ = [], _repairable(model)
+    for training in (False, True):
+        layers = _called(model, graph, training) & open_
+        open_ -= layers
+        if layers:
+            found.append((training, layers))
+    return found
+
+
+def look(
+    full: nn.Module,
+    graph: ChannelGraph,
+    pictures: Tensor,
+    layers: set[str],
+    options: RepairOptions,
+    *,
+    outputs: Mapping[str, Tensor] | None = None,
+    training: bool = False,
+) -> Targets:
+    """What the full network gives on pictures, as :class:`Mending` needs it."""
+    place = device_of(full) if options.device is None else find_device(options.device)
+    runner = float32_copy(full, place)
+    return Targets(
+        runner,
+        pictures,
+        [path for path, _ in runner.named_modules() if path in layers],
+        graph.norm_of,
+        outputs=outputs,
+        training=training,
+        held_out=options.held_out,
+        rows=options.rows,
+        memory=options.memory,
+        seed=options.seed,
+    )
+
+
 def _called(model: nn.Module, graph: ChannelGraph, training: bool) -> set[str]:
     """Layers that a forward pass calls."""
     called: set[str] = set()
-    probe = copy.deepcopy(model)
+    probe = structural_copy(model)
     if training:
         to_training(probe)
     for path, module in probe.named_modules():

@@ -20,7 +20,9 @@ from torch import Tensor
 PULLS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 """Strengths λ that are tried, as shares of the mean power of an input."""
 _SMALL = 600
-"""Inputs up to which every strength is tried; beyond, the best is looked for downhill."""
+"""Inputs up to which every strength is tried; beyond, the best is looked for downhill …"""
+USUAL = 0.03
+"""… from here."""
 
 
 class Sums:
@@ -102,7 +104,7 @@ class Fit:
     after: float
 
 
-def fit(rows: Sums, held_out: Sums, *, shifts: bool, start: float = 0.03) -> Fit:
+def fit(rows: Sums, held_out: Sums, *, shifts: bool, near: float | None = None) -> Fit:
     """The change that leaves least error on rows that it was not made from.
 
     The strength of the pull is chosen there; then all rows are used.
@@ -111,7 +113,8 @@ def fit(rows: Sums, held_out: Sums, *, shifts: bool, start: float = 0.03) -> Fit
         rows: to fit.
         held_out: to choose by.
         shifts: whether the layer can add a constant to its output.
-        start: the strength to look near to first.
+        near: the strength from which the best is looked for downhill; None tries all where that
+            is quick.
     """
     scale = float(held_out.variance().sum()) or 1.0
     unchanged = torch.zeros_like(rows.cross), torch.zeros_like(rows.r)
@@ -128,7 +131,8 @@ def fit(rows: Sums, held_out: Sums, *, shifts: bool, start: float = 0.03) -> Fit
         made = centred.solve(pull)
         return float("inf") if made is None else float(held_out.error(*made).sum()) / scale
 
-    pull, after = _least(error, PULLS, rows.x.shape[1] <= _SMALL, start)
+    everywhere = near is None and rows.x.shape[1] <= _SMALL
+    pull, after = _least(error, PULLS, everywhere, USUAL if near is None else near)
     if after < best:
         best, best_pull = after, pull
     if best_pull is None:

@@ -28,6 +28,8 @@ CRITERIA: dict[str, Criterion] = {}
 MISSING: dict[str, str] = {}
 """Criterion name → why a unit may have no score under it, for people."""
 
+ALIKE = 1.5
+"""Scores within such a factor of each other tell no channel from another."""
 NEAR_ZERO = 0.05
 """A score under this share of the kept units' median counts as switched off. A channel's part
 in the next layer's input goes with gamma: at a twentieth it carries 0.25 % of the power of a
@@ -318,6 +320,16 @@ def sparsity_warning(scores: Scores, graph: ChannelGraph, remove: IntArray) -> s
         f"({name} up to {limit:.2g}; quantiles {spread}). Expect to lose accuracy until it is "
         f"fine-tuned; `yoloprune train --percent` first makes the cut free."
     )
+
+
+def are_alike(scores: Scores, graph: ChannelGraph) -> bool:
+    """Whether scores hardly differ, so that a choice by them is arbitrary.
+
+    The rule: four fifths of the prunable units score within a factor of :data:`ALIKE`.
+    """
+    found = scores.values[graph.prunable & np.isfinite(scores.values)]
+    low, high = np.quantile(found, (0.1, 0.9)) if found.size else (1.0, 1.0)
+    return bool(0 < high < ALIKE * low)
 
 
 def _gammas(model: nn.Module, graph: ChannelGraph) -> tuple[FloatArray, IntArray]:

@@ -12,23 +12,29 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
-from yoloprune.errors import CutError, FormatError
+from yoloprune.errors import CutError, FormatError, PlanError
 from yoloprune.files import check_space, check_writable
-from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
-from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 from yoloprune.measure.pictures import Pictures, find_pictures
-from yoloprune.measure.size import count, file_bytes
+from yoloprune.measure.progress import progress
 from yoloprune.measure.sound import check_finite
-from yoloprune.measure.tasks import SHOWN, check_data, measure
+from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
 from yoloprune.prune.calibrate import calibration, calibration_source, drift_warning, repair_on
-from yoloprune.prune.choose import Choice, Scope, check_criterion, choose_scores
+from yoloprune.prune.choose import (
+    Choice,
+    Scope,
+    check_criterion,
+    choose_scores,
+    search_shares,
+)
 from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
-from yoloprune.prune.score import Reduce, Scores, sparsity_warning
+from yoloprune.prune.score import Reduce, Scores, are_alike, sparsity_warning
+from yoloprune.prune.search import SearchOptions
+from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
@@ -61,6 +67,8 @@ class SlimOptions:
             train split of ``data`` where that is given.
         calib_images: how many of them.
         repair: fit what is left to what the full network gave, where there are pictures.
+        search: seconds to look for better shares than even ones; 0 does not.
+        seed: of the search.
         split_routes: write grouped routes as convs of their own (Darknet).
         data: data set to measure on; None measures none.
         split: of the data set.
@@ -79,6 +87,8 @@ class SlimOptions:
     calib: str | None = None
     calib_images: int = 64
     repair: bool = True
+    search: float = 0.0
+    seed: int = 0
     split_routes: bool = False
     data: str | None = None
     split: str = "val"
@@ -157,16 +167,14 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     made = _make(model, source, pictures, options, stages)
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, made.model, options.out / stem)
+    search_log(options.out, source).unlink(missing_ok=True)
     plan_path = options.out / f"{files[0].stem}-plan.json"
     made.plan.write(plan_path)
-    before, after = stages.run("measure", _compare, dense, made.model, source, files, size, options)
-    if options.data:
-        for record, one in ((before, dense), (after, made.model)):
-            record |= stages.run("val", _quality, one, options.data, size, options)
+    before, after = _measured(dense, made.model, source, files, size, options, stages)
     summary = {
         "model": str(source.model),
         "imgsz": list(size),
-        **_account(made.plan, before, after),
+        **account(made.plan, before, after),
         **_story(made, options),
         "verdict": _verdict(made, before, after, files[0], options),
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
@@ -189,6 +197,7 @@ class _Made:
 
     Attributes:
         free: whether only channels went that were switched off.
+        arbitrary: whether they were chosen by scores that hardly differ.
     """
 
     model: nn.Module
@@ -198,6 +207,7 @@ class _Made:
     test: SelfTest
     repair: RepairRecord | None
     free: bool
+    arbitrary: bool
     warnings: list[str]
 
 
@@ -211,6 +221,8 @@ def _make(
     """Trace, choose, cut, test, repair."""
     graph = stages.run("trace", trace, model)
     choice = stages.run("score", _scored, model, graph, pictures, options)
+    if options.search and pictures is not None:
+        choice = stages.run("search", _searched, model, graph, choice, pictures, source, options)
     plan: PrunePlan = stages.run("plan", _planned, graph, choice, source, options)
     remove = plan.remove(graph)
     alive = sparsity_warning(choice.scores, graph, remove) if choice.compares else None
@@ -236,8 +248,31 @@ def _make(
         test=test,
         repair=record,
         free=alive is None,
+        arbitrary=choice.compares and are_alike(choice.scores, graph),
         warnings=warnings,
     )
+
+
+def _measured(
+    dense: nn.Module,
+    thin: nn.Module,
+    source: Source,
+    files: tuple[Path, ...],
+    size: tuple[int, int],
+    options: SlimOptions,
+    stages: _Stages,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Records of both sides."""
+    origin = (source.model, source.weights) if source.weights else (source.model,)
+    models = {"before": dense, "after": thin}
+    how = {"batch": options.batch, "device": options.device, "repeats": options.repeats}
+    paths = {"before": origin, "after": files}
+    records = stages.run("measure", cost, models, paths, size, **how)
+    if options.data:
+        for name, model in models.items():
+            where = {"split": options.split, "device": options.device}
+            records[name] |= stages.run("val", quality, model, options.data, size, **where)
+    return records["before"], records["after"]
 
 
 def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
@@ -246,6 +281,7 @@ def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
         "criterion": made.plan.criterion,
         "scope": made.choice.scope,
         "why": made.choice.why,
+        "search": None if made.choice.search is None else made.choice.search.to_dict(),
         "compensate": options.compensate,
         "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
         "repair": None if made.repair is None else made.repair.to_dict(),
@@ -263,6 +299,7 @@ def _verdict(
         made.repair,
         head_error=None if made.repair is None else head_error(made.repair, made.graph),
         free=made.free,
+        arbitrary=made.arbitrary,
         model=str(file),
         data=options.data,
     )
@@ -279,7 +316,10 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     source = _source(options)
     if source is not None:
         find_pictures(source)
-    check_criterion(options.criterion, options.scope, pictures=source is not None)
+    search = options.search > 0
+    if search and not options.repair:
+        raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
+    check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)
 
 
 def _source(options: SlimOptions) -> str | None:
@@ -304,32 +344,39 @@ def _scored(
     )
 
 
+def _searched(
+    model: nn.Module,
+    graph: ChannelGraph,
+    choice: Choice,
+    pictures: Pictures,
+    source: Source,
+    options: SlimOptions,
+) -> Choice:
+    """Better shares, as far as there is something to look for."""
+    if choice.compares:
+        log.info("--search: left out, the cut takes switched-off channels alone")
+        return choice
+    with progress("search") as advance:
+        how = SearchOptions(
+            seconds=options.search,
+            seed=options.seed,
+            device=options.device,
+            log=search_log(options.out, source),
+            progress=advance,
+        )
+        return search_shares(model, graph, choice, pictures.images, how)
+
+
+def search_log(out: Path, source: Source) -> Path:
+    """Where a search keeps its trials until the cut is saved."""
+    return out / f"{source.model.stem}-search.json"
+
+
 def _planned(
     graph: ChannelGraph, chosen: Choice, source: Source, options: SlimOptions
 ) -> PrunePlan:
     origin = Origin(path=source.parameters.name, sha256=digest(source))
-    return Planner(graph).plan(chosen.scores, options.budget, origin)
-
-
-def _quality(
-    model: nn.Module, data: str, imgsz: tuple[int, int], options: SlimOptions
-) -> dict[str, Any]:
-    """How good a model of its task is, and whose numbers these are."""
-    detect = DetectOptions(imgsz=imgsz, device=options.device)
-    found = measure(model, data, detect, split=options.split)
-    metrics = found["metrics"]
-    return {**{key: metrics[key] for key in SHOWN if key in metrics}, "by": found["by"]}
-
-
-def _account(plan: PrunePlan, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What was asked, what was reached, and both sides of it."""
-    saved = {key: 1 - after[key] / before[key] for key in ("params", "macs")}
-    return {
-        "asked": asdict(plan.budget),
-        "reached": {**asdict(plan.reached), **saved},
-        "before": before,
-        "after": after,
-    }
+    return Planner(graph).plan(chosen.scores, chosen.budget, origin, asked=options.budget)
 
 
 def _tested(
@@ -348,37 +395,3 @@ def _tested(
             f"expected at most {result.tolerance:g}. Nothing was written; please report this model."
         )
     return result
-
-
-def _compare(
-    dense: nn.Module,
-    thin: nn.Module,
-    source: Source,
-    files: tuple[Path, ...],
-    imgsz: tuple[int, int],
-    options: SlimOptions,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Size and latency of both, timed in turn."""
-    times: dict[str, LatencySample] = {}
-    if options.repeats:
-        how = LatencyOptions(
-            imgsz=imgsz, batch=options.batch, device=options.device, repeats=options.repeats
-        )
-        times = measure_latency({"before": dense, "after": thin}, how)
-    origin = (source.model, source.weights) if source.weights else (source.model,)
-    records = []
-    for name, model, paths in (("before", dense, origin), ("after", thin, files)):
-        size = count(model, imgsz)
-        record: dict[str, Any] = {
-            "params": size.params,
-            "macs": size.macs,
-            "bytes": file_bytes(paths),
-        }
-        if name in times:
-            record |= {
-                "latency_ms": times[name].median_ms,
-                "latency_iqr_ms": times[name].iqr_ms,
-                "latency": times[name].to_dict(),
-            }
-        records.append(record)
-    return records[0], records[1]

@@ -45,6 +45,7 @@ def judge(
     *,
     head_error: float | None,
     free: bool,
+    arbitrary: bool,
     model: str,
     data: str | None,
 ) -> Verdict:
@@ -56,6 +57,7 @@ def judge(
         repair: what was repaired, if anything was.
         head_error: of the output layers on held-out pictures, see :func:`head_error`.
         free: whether only channels went that were switched off.
+        arbitrary: whether they were chosen by scores that hardly differ.
         model: the file of the cut network.
         data: the data set that was given, if any.
     """
@@ -89,6 +91,8 @@ def judge(
         command = "the same with --calib FOLDER_OF_PICTURES"
     else:
         command = f"yoloprune train {model} --data {data} --epochs {epochs}"
+    if arbitrary:
+        figure += "; all scores are alike, so that the choice was arbitrary"
     said = f"needs about {epochs} epochs" if state != "dead" else "is dead until it is trained"
     return Verdict(state=state, words=f"{said} ({figure})", epochs=epochs, next=command)
 

@@ -198,9 +198,10 @@ def _context(
     goes[remove] = True
     counted = graph.prunable & np.isfinite(scores.values)
     label = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
-    histogram = scores_svg(
-        scores.values[counted & ~goes], scores.values[goes], plan.reached.threshold, label
-    )
+    histogram = None
+    if result.get("scope") != "local":  # where scores are ranks, there is nothing to see
+        kept, gone = scores.values[counted & ~goes], scores.values[goes]
+        histogram = Markup(scores_svg(kept, gone, plan.reached.threshold, label))
     budget = plan.budget
     model = str(result.get("model") or (plan.source.path if plan.source else "model"))
     return {
@@ -221,12 +222,13 @@ def _context(
         "notes": [plain(note) for note in result.get("warnings", plan.notes)],
         "verdict": result.get("verdict"),
         "repair": _repair(result.get("repair")),
+        "search": _search(result.get("search")),
         "widths": widths,
         "widest": max((width.before for width in widths), default=1),
         "changed": sum(width.after < width.before for width in widths),
         # Markup: these two are made here, of numbers only.
         "channels_svg": Markup(channels_svg([w.before for w in widths], [w.after for w in widths])),
-        "scores_svg": None if result.get("scope") == "local" else Markup(histogram),
+        "scores_svg": histogram,
         "score_label": label,
         "self_test": (result.get("self_test") or {}).get("max_rel_diff"),
         "environment": list(_flat(_conditions(result))),
@@ -261,12 +263,32 @@ def _repair(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def _search(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the page says of a search."""
+    if record is None:
+        return None
+    stages = []
+    for stage in record["stages"]:
+        first, last = plain(stage["layers"][0]), plain(stage["layers"][-1])
+        name = first if first == last else f"{first} … {last}"
+        stages.append((name, stage["channels"], f"{stage['even']:.0%}", f"{stage['found']:.0%}"))
+    return {
+        **{key: record[key] for key in ("kept", "trials", "gains")},
+        "seconds": f"{record['seconds']:.0f}",
+        "nearer": f"{1 - record['found_unseen'] / max(record['even_unseen'], 1e-12):.0%}",
+        "stages": stages,
+    }
+
+
 def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
     """By what channels were chosen, and why."""
     if "why" not in result:
         return plan.criterion
     where = {"global": "over the whole network", "local": "the same share of every group"}
-    return f"{plan.criterion}, {where[result['scope']]}: {result['why']}"
+    shares = where[result["scope"]]
+    if (result.get("search") or {}).get("kept"):
+        shares = "shares of stages that were searched for"
+    return f"{plan.criterion}, {shares}: {result['why']}"
 
 
 def _conditions(result: Mapping[str, Any]) -> dict[str, Any]:

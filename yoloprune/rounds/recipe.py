@@ -24,13 +24,14 @@ from pydantic import (
 from yoloprune.errors import RecipeError, YoloPruneError
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.score import Reduce
-from yoloprune.texts import MAX_YAML_MB, Where, cut, parse_yaml, read_text
+from yoloprune.texts import MAX_YAML_MB, Where, cut, parse_time, parse_yaml, read_text
 from yoloprune.train.options import (
     Decay,
     Distil,
     DistillOptions,
     Importance,
     Method,
+    Preset,
     SparsityOptions,
     check_settings,
 )
@@ -120,6 +121,8 @@ class SlimSection(_Section):
         min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
         reduce: how tied channels make one score.
         compensate: fold constants of removed channels into what reads them.
+        search: how long each round looks for better shares than even ones: ``90s``, ``3m``; 0 not
+            at all. It is left out where the cut takes switched-off channels alone.
     """
 
     percent: float
@@ -129,6 +132,18 @@ class SlimSection(_Section):
     round_to: int = 1
     reduce: Reduce = "mean"
     compensate: bool = True
+    search: str | int | float = "3m"
+
+    @field_validator("search")
+    @classmethod
+    def _time(cls, search: str | int | float) -> str | int | float:
+        parse_time(str(search))
+        return search
+
+    @property
+    def seconds(self) -> float:
+        """Of search."""
+        return parse_time(str(self.search))
 
     @model_validator(mode="after")
     def _checked(self) -> SlimSection:
@@ -154,12 +169,14 @@ class FinetuneSection(TrainSection):
         distil: what to learn from it.
         weight: of that beside the labels.
         fade: let the weight fall to zero over the training.
+        preset: ``keep`` for a schedule that keeps what repair gave, ``stock`` for Ultralytics'.
     """
 
     teacher: str = "none"
     distil: Distil = "output"
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     fade: bool = True
+    preset: Preset = "keep"
 
 
 class StopSection(_Section):

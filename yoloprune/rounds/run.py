@@ -44,7 +44,7 @@ from yoloprune.rounds.folder import RECORD, STATE
 from yoloprune.rounds.recipe import Recipe, TrainSection
 from yoloprune.rounds.state import State
 from yoloprune.train.folder import forget
-from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
+from yoloprune.train.options import DistillOptions, Preset, SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 
 log = logging.getLogger(__name__)
@@ -223,6 +223,8 @@ class _Run:
                 reduce=recipe.slim.reduce,
                 compensate=recipe.slim.compensate,
                 calib=None if free else recipe.data,
+                search=0.0 if free else recipe.slim.seconds,
+                seed=recipe.seed,
                 imgsz=self.size,
                 device=torch_device(recipe.device),
                 repeats=0,
@@ -239,7 +241,10 @@ class _Run:
             if recipe.finetune is not None:
                 dense = self.state.files("dense")[0]
                 teacher = recipe.teacher(dense)
-                tuned = self.trained(tuned, f"{name}/tuned", recipe.finetune, None, teacher)
+                section = recipe.finetune
+                tuned = self.trained(
+                    tuned, f"{name}/tuned", section, None, teacher, preset=section.preset
+                )
             files = save(tuned, self.out / name / name)
             record = {"percent": recipe.percent(number), **self.measured(tuned, files)}
             return files, record
@@ -266,6 +271,7 @@ class _Run:
         sparsity: SparsityOptions | None = None,
         distil: DistillOptions | None = None,
         keep: str = "best",
+        preset: Preset = "stock",
     ) -> nn.Module:
         """Train, or go on with it."""
         recipe = self.recipe
@@ -278,6 +284,7 @@ class _Run:
             seed=recipe.seed,
             sparsity=sparsity,
             distil=distil,
+            preset=preset,
             resume=True,
             extra={**recipe.settings, **section.settings},
         )

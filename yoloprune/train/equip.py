@@ -1,4 +1,4 @@
-"""What a run has beyond Ultralytics': sparsity, a teacher, snapshots, and a log of these.
+"""What a run has beyond Ultralytics': sparsity, a teacher, a preset, snapshots, logs.
 
 All of it hangs on one callback, so that it travels wherever Ultralytics takes its callbacks:
 into this process, or into the workers that it starts on several devices.
@@ -16,6 +16,7 @@ from yoloprune.train.distil import distil
 from yoloprune.train.keeping import student_of
 from yoloprune.train.log import SparsityLog
 from yoloprune.train.options import TrainOptions
+from yoloprune.train.preset import Schedule
 from yoloprune.train.sparsity import sparsity_of
 from yoloprune.train.statistics import Recalibration
 from yoloprune.train.unlabelled import learn
@@ -45,6 +46,9 @@ class Equip:
             trainer.add_callback("on_train_epoch_end", recalibration)
             if RANK in {-1, 0}:
                 trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
+        if self.options.preset == "keep":
+            trainer.holds_norms = True
+            trainer.add_callback("on_train_batch_start", Schedule.of(self.options))
         if self.options.distil is not None:
             teach = distil if self.options.pictures is None else learn
             teach(trainer, self.options.distil)

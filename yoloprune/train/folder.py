@@ -130,6 +130,7 @@ def settings_of(model: nn.Module, options: TrainOptions) -> dict[str, Any]:
         "sparsity": wish["sparsity"],
         "distil": wish["distil"],
         "teacher": None if options.distil is None else _teacher(Path(options.distil.teacher)),
+        **options.tuning(),
         **{f"--set {key}": value for key, value in sorted(options.extra.items())},
     }
     if options.pictures is not None:

@@ -25,6 +25,7 @@ from yoloprune.models.door import save
 from yoloprune.models.marker import is_marked, mark
 from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
+from yoloprune.train.preset import hold_norms
 from yoloprune.train.sparsity import Sparsity
 
 
@@ -44,6 +45,7 @@ class StructureKeeping:
         snapshots: epochs, from 1, after which the averaged model is kept.
         shown: called with the trainer, the inputs of each batch, and its number in the epoch.
         resumed_sparsity: what the sparsity of a resumed run starts from.
+        holds_norms: whether BatchNorms keep their statistics.
         last_step: number of the batch that the last optimizer step followed, from 0.
     """
 
@@ -53,6 +55,7 @@ class StructureKeeping:
     wish: str | None = None
     shown: Callable[[Any, Tensor, int], None] | None = None
     resumed_sparsity: dict[str, Any] | None = None
+    holds_norms = False
     last_step = -1
     _batches = 0
     _accumulate = 1
@@ -134,6 +137,12 @@ class StructureKeeping:
             at = self._batches - 1 - len(trainer.train_loader) * trainer.epoch
             self.shown(self, done["img"], at)
         return done
+
+    def _model_train(self) -> None:
+        """As stock, but BatchNorms may be held."""
+        super()._model_train()  # type: ignore[misc]
+        if self.holds_norms:
+            hold_norms(self.model)  # type: ignore[attr-defined]
 
     def _begin_epoch(self) -> None:
         trainer: Any = self

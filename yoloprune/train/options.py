@@ -14,7 +14,9 @@ Method = Literal["auto", "l1", "prox", "group"]
 Decay = Literal["none", "half", "kept"]
 Importance = Literal["gamma", "taylor"]
 Distil = Literal["feature", "output"]
-Choice = TypeVar("Choice", Method, Decay, Importance, Distil)
+Preset = Literal["keep", "stock"]
+Only = Literal["norms"]
+Choice = TypeVar("Choice", Method, Decay, Importance, Distil, Preset, Only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,9 @@ class TrainOptions:
         batch: pictures a step, over all devices.
         device: as Ultralytics reads it: ``cpu``, ``0``, ``0,1``.
         seed: of everything random.
+        preset: ``keep``: a schedule that keeps a good start, for networks that were cut and
+            repaired, see :mod:`yoloprune.train.preset`; ``stock``: Ultralytics' own.
+        only: ``norms`` trains BatchNorm scales and biases alone; needs ``keep``.
         sparsity: how to make the scales sparse; None does not.
         distil: whom to learn from beside the labels, or without; None from nobody.
         resume: go on from what an interrupted run left in the same folder.
@@ -137,6 +142,8 @@ class TrainOptions:
     batch: int = 16
     device: str = ""
     seed: int = 0
+    preset: Preset = "stock"
+    only: Only | None = None
     sparsity: SparsityOptions | None = None
     distil: DistillOptions | None = None
     resume: bool = False
@@ -145,39 +152,61 @@ class TrainOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse settings that have a place of their own, and what nothing is learnt from."""
+        """Refuse settings that have a place of their own, and what does not go together."""
         check_settings(self.extra)
-        if self.steps is not None and self.steps < 1:
-            raise TrainError(f"--steps: must be at least 1, got {self.steps}.")
-        if self.pictures is None:
-            _need_labels(self)
-        elif self.distil is None:
+        choice("--preset", self.preset, Preset)
+        if self.only is not None:
+            choice("--only", self.only, Only)
+            if self.preset != "keep":
+                raise TrainError(f"--only {self.only}: needs --preset keep.")
+        if self.sparsity is not None and self.preset != "stock":
             raise TrainError(
-                "--pictures: needs --teacher, from whom all is learnt where no label is read."
+                f"--preset {self.preset}: is for fine-tuning, and scales are to become sparse. "
+                "Leave it out."
             )
-        elif self.sparsity is not None:
-            raise TrainError(
-                "--percent, --sparsity: need labels. Give --data alone, or slim first and learn "
-                "from --pictures afterwards."
-            )
+        _check_source(self)
+
+    def tuning(self) -> dict[str, str]:
+        """The preset and what belongs to it, where it is not Ultralytics' own schedule."""
+        if self.preset == "stock":
+            return {}
+        return {"preset": self.preset, **({"only": self.only} if self.only else {})}
 
     def wish(self) -> str:
-        """What a run is begun with and goes on with, as JSON: sparsity and teaching."""
+        """What a run is begun with and goes on with, as JSON: sparsity, teaching, preset."""
         sparsity = None if self.sparsity is None else asdict(self.sparsity)
         distil = None
         if self.distil is not None:
             distil = {k: v for k, v in asdict(self.distil).items() if k not in _PLACE}
-        return json.dumps({"sparsity": sparsity, "distil": distil}, sort_keys=True)
+        wish = {"sparsity": sparsity, "distil": distil, **self.tuning()}
+        return json.dumps(wish, sort_keys=True)
 
 
-def _need_labels(options: TrainOptions) -> None:
-    """Refuse options that name no data, or count as only pictures are counted."""
-    if options.data is None:
+def _check_source(options: TrainOptions) -> None:
+    """Make sure that there is something to learn from.
+
+    Raises:
+        TrainError: there are neither labels nor a teacher, or what is asked for needs the other.
+    """
+    if options.pictures is None and options.data is None:
         raise TrainError(
             "--data: is missing. Give a data YAML; or, without labels, --pictures and --teacher."
         )
-    if options.steps is not None:
+    if options.steps is not None and options.pictures is None:
         raise TrainError("--steps: needs --pictures. With --data alone give --epochs.")
+    if options.steps is not None and options.steps < 1:
+        raise TrainError(f"--steps: must be at least 1, got {options.steps}.")
+    if options.pictures is None:
+        return
+    if options.distil is None:
+        raise TrainError(
+            "--pictures: needs --teacher, from whom all is learnt where no label is read."
+        )
+    if options.sparsity is not None:
+        raise TrainError(
+            "--percent, --sparsity: need labels. Give --data alone, or slim first and learn from "
+            "--pictures afterwards."
+        )
 
 
 _PLACE = ("teacher", "trust")

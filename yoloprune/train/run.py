@@ -279,7 +279,8 @@ def _check_wish(weights: Path, options: TrainOptions) -> None:
     if before is None or before == options.wish():
         return
     old, new = json.loads(before), json.loads(options.wish())
-    changed = [f"{key}: {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
+    keys = [*old, *(key for key in new if key not in old)]
+    changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
     raise TrainError(
         f"--resume: {weights.parent} was begun otherwise, changed since: {'; '.join(changed)}. "
         "Give the same flags, or start anew in another folder."
@@ -300,6 +301,7 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
 
 def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, Any]:
     from yoloprune.models.checkpoint import task_of
+    from yoloprune.train import preset
 
     out, task = out.resolve(), task_of(model)
     data, epochs = _handed(model, out / HANDED, task, options)
@@ -317,6 +319,7 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
         "name": out.name,
         "exist_ok": True,
         **_distillation(model, options.distil if options.pictures is None else None),
+        **preset.settings(options.preset, epochs, options.batch),
         **options.extra,
     }
 

@@ -1,0 +1,173 @@
+"""Searching for shares: same cost, nearer to the full network, gone on with after a kill."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import yoloprune.prune.search as searching
+from yoloprune.channels import trace
+from yoloprune.channels.graph import ChannelGraph
+from yoloprune.errors import DataError
+from yoloprune.measure.size import count
+from yoloprune.prune.choose import within_groups
+from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.repair import RepairOptions, repair
+from yoloprune.prune.score import Scores, score
+from yoloprune.prune.search import Searched, SearchOptions, Walk, search
+
+BUDGET = Budget(percent=0.5, min_channels=1)
+SIDE = 32
+
+
+class Lopsided(nn.Module):
+    """Two branches of one cost; the output hears one of them a hundred times louder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.loud = nn.Sequential(nn.Conv2d(8, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 4, 1))
+        self.soft = nn.Sequential(nn.Conv2d(8, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.loud(x) + 0.01 * self.soft(x)
+
+
+def pictures(n: int = 16) -> Tensor:
+    return torch.rand(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def found(options: SearchOptions) -> tuple[nn.Module, ChannelGraph, Scores, Searched]:
+    model = Lopsided().eval()
+    graph = trace(model)
+    scores = within_groups(score(model, graph, criterion="l2"), graph)
+    return model, graph, scores, search(model, graph, scores, BUDGET, pictures(), options)
+
+
+def test_the_branch_that_is_heard_keeps_more_at_the_same_cost() -> None:
+    model, graph, scores, result = found(SearchOptions(seconds=60, trials=40))
+    remove = Planner(graph).choose(result.scores, result.budget)
+    even = Planner(graph).choose(scores, BUDGET)
+    thin, other = (cut_units(model, graph, units) for units in (remove, even))
+    assert count(thin, SIDE).macs == pytest.approx(count(other, SIDE).macs, rel=0.01)
+    assert thin.loud[0].out_channels > 16 > 8 > thin.soft[0].out_channels
+    assert result.record.kept and result.record.gains
+    assert result.record.found < 0.6 * result.record.even
+    assert result.record.found_unseen < 0.6 * result.record.even_unseen
+    fresh = torch.rand(4, 3, SIDE, SIDE)
+    errors = []
+    for cut, units in ((thin, remove), (other, even)):
+        kept = kept_units(graph, units)
+        mended = repair(model, cut, graph, kept, pictures(), RepairOptions()).model
+        with torch.no_grad():
+            errors.append(float((mended(fresh) - model(fresh)).square().mean()))
+    assert errors[0] < 0.6 * errors[1]
+    shares = {stage.layers: stage for stage in result.record.stages}
+    assert shares["loud.0",].found < shares["loud.0",].even < shares["soft.0",].found
+
+
+def test_shares_stay_even_where_pictures_that_were_kept_back_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judges = iter([_Judge(1.0, 0.5), _Judge(1.0, 2.0)])  # the even cut, others
+    monkeypatch.setattr(searching.Trials, "seen", lambda self, pictures: next(judges))
+    _, _, scores, result = found(SearchOptions(seconds=60, trials=9))
+    assert not result.record.kept and result.record.gains == 1
+    assert (result.record.found_unseen, result.record.even_unseen) == (2.0, 1.0)
+    assert result.scores is scores and result.budget == BUDGET
+    assert all(stage.found == stage.even for stage in result.record.stages)
+
+
+class _Judge:
+    """Says one thing first, and another ever after."""
+
+    def __init__(self, first: float, then: float) -> None:
+        self.values = [first, then]
+
+    def apart(self, model: nn.Module) -> float:
+        return self.values.pop(0) if len(self.values) > 1 else self.values[0]
+
+
+def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = found(SearchOptions(seconds=600, trials=12))[3]
+    log = tmp_path / "search.json"
+    tried = searching.Walk.tell
+
+    def killed(self: Walk, shifts: np.ndarray, apart: float | None) -> None:  # type: ignore[type-arg]
+        tried(self, shifts, apart)
+        if self.told == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching.Walk, "tell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        found(SearchOptions(seconds=600, trials=12, log=log))
+    monkeypatch.setattr(searching.Walk, "tell", tried)
+    assert len(json.loads(log.read_text())["trials"]) == 7  # the eighth was not written yet
+    proposed = []
+    real = searching.Walk.propose
+    monkeypatch.setattr(searching.Walk, "propose", lambda self: proposed.append(self) or real(self))
+    again = found(SearchOptions(seconds=600, trials=12, log=log))[3]
+    assert len(proposed) == 5
+    assert np.array_equal(whole.scores.values, again.scores.values, equal_nan=True)
+    assert replace(whole.record, seconds=0) == replace(again.record, seconds=0)
+
+
+def test_trials_of_another_search_are_left_alone(tmp_path: Path) -> None:
+    log = tmp_path / "search.json"
+    found(SearchOptions(seconds=600, trials=3, log=log))
+    other = json.loads(log.read_text())
+    log.write_text(json.dumps({**other, "identity": "of something else"}))
+    assert found(SearchOptions(seconds=600, trials=2, log=log))[3].record.trials == 2
+    log.write_text("{")
+    assert found(SearchOptions(seconds=600, trials=2, log=log))[3].record.trials == 2
+    assert json.loads(log.read_text())["identity"] == other["identity"]
+
+
+def test_time_ends_it() -> None:
+    assert found(SearchOptions(seconds=1e-9))[3].record.trials == 0
+
+
+def test_patience_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching.Trials, "candidate", lambda self, shifts: None)
+    record = found(SearchOptions(seconds=60, patience=4))[3].record
+    assert record.trials == 4 and record.gains == 0 and not record.kept
+
+
+def test_proposals_depend_on_the_seed_and_what_was_told_alone() -> None:
+    first, second, other = Walk(9, 1.0, seed=3), Walk(9, 1.0, seed=3), Walk(9, 1.0, seed=4)
+    for apart in (1.9, None, 1.95, 0.8):
+        shifts = first.propose()
+        assert np.array_equal(shifts, first.propose())
+        assert np.array_equal(shifts, second.propose())
+        assert not np.array_equal(shifts, other.propose())
+        assert abs(shifts.mean()) < 1e-12
+        for walk in (first, second, other):
+            walk.tell(shifts, apart)
+    assert first.least == 0.8 and first.told == 4 and first.gains == 1
+
+
+def test_what_was_good_is_tried_once_more() -> None:
+    walk = Walk(5, 1.0, seed=0)
+    shifts = walk.propose()
+    walk.tell(shifts, 0.5)
+    np.testing.assert_allclose(walk.propose(), 2 * shifts)
+
+
+def test_few_pictures_are_refused_in_a_line() -> None:
+    model = Lopsided()
+    graph = trace(model)
+    scores = within_groups(score(model, graph, criterion="l2"), graph)
+    with pytest.raises(DataError, match="--search: has 7 pictures, expected at least 8"):
+        search(model, graph, scores, BUDGET, pictures(7), SearchOptions(seconds=1))

@@ -1,0 +1,310 @@
+"""Measured search: which stages of a network can spare more than others.
+
+Even shares for all are a robust start, and no score that was tried gives better ones. Trying does:
+a cut with other shares at the same multiply-adds is repaired on some pictures, and what it then
+sees on others is compared with what the full network sees there. No labels are needed. Changes are
+random, of one or two runs of neighbouring stages at a time; what makes the difference smaller is
+kept, and tried once more.
+
+What was found must also be nearer on a third part of the pictures, which nothing was chosen by;
+else shares stay even.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import ChannelGraph
+from yoloprune.errors import DataError
+from yoloprune.files import write_bytes
+from yoloprune.prune.mend import RepairOptions
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.score import Scores
+from yoloprune.prune.stages import Stage
+from yoloprune.prune.trials import Candidate, Trials
+
+LEAST = 8
+"""Pictures that a search needs."""
+_FIT, _SEE = 3 / 8, 5 / 16
+"""Shares of the pictures to repair each trial on, and to compare it on; the rest is kept back."""
+_ROWS = 3072
+_MOST_SHIFT = 0.6
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How long to search.
+
+    Attributes:
+        seconds: of trials; it also ends after ``trials``, or ``patience`` of them in vain.
+        trials: the most there may be.
+        patience: see above.
+        seed: of all that is random.
+        device: where; None is where the model is.
+        log: file that keeps the trials, so that a search that was killed goes on; it is removed
+            by who keeps the result.
+        progress: called with seconds gone and seconds in all.
+    """
+
+    seconds: float
+    trials: int = 400
+    patience: int = 100
+    seed: int = 0
+    device: str | None = None
+    log: Path | None = None
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageShare:
+    """What became of a stage.
+
+    Attributes:
+        layers: paths of the layers that make its channels.
+        channels: units before the cut.
+        even: share of them that even shares take.
+        found: share that the chosen cut takes.
+    """
+
+    layers: tuple[str, ...]
+    channels: int
+    even: float
+    found: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRecord:
+    """What a search came to.
+
+    Attributes:
+        trials: cuts that were repaired and looked at.
+        gains: how many of them were the best so far.
+        seconds: that it took.
+        even: how far the even cut is from the full network on pictures that choose …
+        found: … and the best cut.
+        even_unseen, found_unseen: the same on pictures that nothing was chosen by.
+        kept: whether the best cut is taken; else the even one is.
+        stages: share by share.
+    """
+
+    trials: int
+    gains: int
+    seconds: float
+    even: float
+    found: float
+    even_unseen: float
+    found_unseen: float
+    kept: bool
+    stages: tuple[StageShare, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """Scores with the shares that were found, and the budget that brings them to their MACs."""
+
+    scores: Scores
+    budget: Budget
+    record: SearchRecord
+
+
+def search(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    pictures: Tensor,
+    options: SearchOptions,
+) -> Searched:
+    """Look for shares that keep more of what the network sees, at the MACs of even ones.
+
+    Args:
+        model: the traced model. Not modified.
+        graph: its channels.
+        scores: each unit's place in its group, in (0, 1), such as ``recon`` gives.
+        budget: whose even shares set the multiply-adds.
+        pictures: ``[N, C, H, W]`` without labels, at least 8: float in 0 … 1, or uint8.
+        options: how long.
+
+    Raises:
+        DataError: there are too few pictures.
+    """
+    check_count(len(pictures))
+    fit, see, back = _parts(pictures, options.seed)
+    how = RepairOptions(rows=_ROWS, seed=options.seed, device=options.device)
+    trials = Trials(model, graph, scores, budget, fit, how)
+    judges = trials.seen(see), trials.seen(back)
+    thin = trials.repaired(trials.even)
+    even, even_unseen = (judge.apart(thin) for judge in judges)
+    log = _Log(options.log, _identity(model, scores, budget, pictures, options))
+    walk = Walk(len(trials.stages), even, options.seed)
+    for done, apart in log.trials:
+        walk.tell(np.array(done), apart)
+    start = time.perf_counter() - log.seconds
+    while (gone := time.perf_counter() - start) < options.seconds:
+        options.progress(int(gone), int(options.seconds))
+        if walk.told >= options.trials or walk.in_vain >= options.patience:
+            break
+        shifts = walk.propose()
+        candidate = trials.candidate(shifts)
+        apart = None if candidate is None else judges[0].apart(trials.repaired(candidate))
+        walk.tell(shifts, apart)
+        log.add(shifts, apart, time.perf_counter() - start)
+    best = trials.candidate(walk.best) if walk.gains else None
+    best = best or trials.even
+    found_unseen = judges[1].apart(trials.repaired(best)) if walk.gains else even_unseen
+    kept = found_unseen < even_unseen
+    chosen = best if kept else trials.even
+    record = SearchRecord(
+        trials=walk.told,
+        gains=walk.gains,
+        seconds=time.perf_counter() - start,
+        even=even,
+        found=walk.least,
+        even_unseen=even_unseen,
+        found_unseen=found_unseen,
+        kept=kept,
+        stages=_shares(trials, chosen),
+    )
+    return Searched(scores=chosen.scores, budget=chosen.budget, record=record)
+
+
+def _shares(trials: Trials, chosen: Candidate) -> tuple[StageShare, ...]:
+    """What goes of each stage, evenly and as chosen."""
+
+    def share(stage: Stage, candidate: Candidate) -> float:
+        return float(np.isin(stage.units, candidate.remove).mean())
+
+    return tuple(
+        StageShare(
+            layers=stage.layers,
+            channels=int(stage.units.size),
+            even=share(stage, trials.even),
+            found=share(stage, chosen),
+        )
+        for stage in trials.stages
+    )
+
+
+def check_count(pictures: int) -> None:
+    """Refuse to search on too few pictures.
+
+    Raises:
+        DataError: they are.
+    """
+    if pictures < LEAST:
+        raise DataError(
+            f"--search: has {pictures} pictures, expected at least {LEAST}, better 64: some to "
+            "repair on, some to choose by, some to check with."
+        )
+
+
+class Walk:
+    """Random changes, of which the good ones stay.
+
+    What is proposed depends on the seed and on what was told, and on nothing else: a search whose
+    trials are told again goes on as if it had not been interrupted.
+
+    Attributes:
+        best: float64 ``[stages]``, shifts of the best trial so far.
+        least: its distance.
+        told: trials so far.
+        gains: how many of them were the best so far.
+        in_vain: how many came after the last one that was.
+    """
+
+    def __init__(self, stages: int, start: float, seed: int) -> None:
+        self.best: FloatArray = np.zeros(stages)
+        self.least = start
+        self.told = self.gains = self.in_vain = 0
+        self._seed = seed
+        self._step = 0.15
+        self._again: FloatArray | None = None
+
+    def propose(self) -> FloatArray:
+        """The next shifts to try."""
+        random = np.random.default_rng([self._seed, self.told])
+        change = self._again
+        if change is None:
+            change = np.zeros_like(self.best)
+            for _ in range(int(random.integers(1, 3))):
+                wide = int(random.integers(1, max(2, change.size // 2)))
+                first = int(random.integers(0, change.size - wide + 1))
+                change[first : first + wide] += random.normal() * self._step
+        made: FloatArray = np.clip(self.best + change, -_MOST_SHIFT, _MOST_SHIFT)
+        return np.asarray(made - made.mean())
+
+    def tell(self, shifts: FloatArray, apart: float | None) -> None:
+        """How far a trial is from the full network; None for one that cannot be."""
+        self.told += 1
+        if apart is not None and apart < self.least:
+            self._again = shifts - self.best
+            self.best, self.least = shifts, apart
+            self._step = min(1.2 * self._step, 0.35)
+            self.gains, self.in_vain = self.gains + 1, 0
+        else:
+            self._again = None
+            self._step = max(0.96 * self._step, 0.04)
+            self.in_vain += 1
+
+
+class _Log:
+    """Trials on disk, each as soon as it is known."""
+
+    def __init__(self, path: Path | None, identity: str) -> None:
+        self._path, self._identity = path, identity
+        self.trials: list[tuple[list[float], float | None]] = []
+        self.seconds = 0.0
+        if path is None or not path.is_file():
+            return
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["identity"] == identity:
+                self.trials = [(list(shifts), apart) for shifts, apart in data["trials"]]
+                self.seconds = float(data["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):  # of something else: begin anew
+            self.trials, self.seconds = [], 0.0
+
+    def add(self, shifts: FloatArray, apart: float | None, seconds: float) -> None:
+        """One more."""
+        self.trials.append((shifts.tolist(), apart))
+        if self._path is not None:
+            data = {"identity": self._identity, "seconds": seconds, "trials": self.trials}
+            write_bytes(self._path, (json.dumps(data) + "\n").encode())
+
+
+def _parts(pictures: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures to repair on, to choose by, and to check with."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(pictures)))
+    fit, see = round(_FIT * len(pictures)), round(_SEE * len(pictures))
+    parts = order[:fit], order[fit : fit + see], order[fit + see :]
+    return pictures[parts[0]], pictures[parts[1]], pictures[parts[2]]
+
+
+def _identity(
+    model: nn.Module, scores: Scores, budget: Budget, pictures: Tensor, options: SearchOptions
+) -> str:
+    """What a search must agree in to be gone on with."""
+    found = hashlib.sha256(repr((asdict(budget), options.seed)).encode())
+    for tensor in (*model.state_dict().values(), pictures):
+        found.update(
+            tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        )
+    found.update(scores.values.tobytes())
+    return found.hexdigest()

@@ -1,0 +1,135 @@
+"""Cuts of one network, each repaired and held against what the full one sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
+from yoloprune.measure.copies import device_of, find_device, float32_copy
+from yoloprune.measure.size import count
+from yoloprune.prune.apart import Seen
+from yoloprune.prune.cost import MacModel
+from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.mend import Mending, RepairOptions
+from yoloprune.prune.plan import Budget
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.repair import look, passes
+from yoloprune.prune.score import Scores
+from yoloprune.prune.stages import Stage, stages
+
+_NEAR = 2e-3
+"""Share by which the multiply-adds of a cut may miss those that it should have."""
+_FAR = 1e-2
+"""The same, where floors let it come no nearer."""
+_STEPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A cut to try.
+
+    Attributes:
+        scores: by which it is chosen.
+        budget: with the percent that brings it to the multiply-adds.
+        remove: int64, the units that go.
+    """
+
+    scores: Scores
+    budget: Budget
+    remove: IntArray
+
+
+class Trials:
+    """A network, ready to be cut many times at the same multiply-adds.
+
+    Args:
+        model: the traced model. Not modified.
+        graph: its channels.
+        scores: each unit's place in its group, in (0, 1).
+        budget: whose even shares set the multiply-adds.
+        pictures: ``[N, C, H, W]``, to repair each cut on.
+        options: of that repair.
+
+    Attributes:
+        stages: the parts of the network that can have shares of their own.
+        even: the cut in which all have the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        scores: Scores,
+        budget: Budget,
+        pictures: Tensor,
+        options: RepairOptions,
+    ) -> None:
+        self._graph, self._scores, self._budget, self._options = graph, scores, budget, options
+        place = device_of(model) if options.device is None else find_device(options.device)
+        self._full = float32_copy(model, place)
+        size = count(model, (int(pictures.shape[-2]), int(pictures.shape[-1])))
+        self._cost, self._planner = MacModel(size, graph), Planner(graph)
+        self.stages: list[Stage] = stages(model, graph, size)
+        # What only training reaches does not change what is seen.
+        self._layers = next(
+            layers for training, layers in passes(self._full, graph) if not training
+        )
+        self._looked = look(self._full, graph, pictures, self._layers, options)
+        self._near: dict[str, float] | None = None
+        self.even = Candidate(scores, budget, self._planner.choose(scores, budget))
+        self._target = self._cost.macs(self._kept(self.even.remove))
+
+    def seen(self, pictures: Tensor) -> Seen:
+        """What the full network sees on pictures."""
+        return Seen(self._full, pictures)
+
+    def candidate(self, shifts: NDArray[np.float64]) -> Candidate | None:
+        """The cut in which stages are spared by so much more than others.
+
+        Args:
+            shifts: float64 ``[stages]``, shares of a group; above 0 spares, below 0 takes more.
+
+        Returns:
+            The cut with the multiply-adds of the even one; None where floors do not let it have
+            them.
+        """
+        values = self._scores.values.copy()
+        for stage, shift in zip(self.stages, shifts.tolist(), strict=True):
+            values[stage.units] += shift
+        scores = replace(self._scores, values=values)
+        low, high = 0.0, 1.0
+        best, gap = None, math.inf
+        for _ in range(_STEPS):
+            budget = replace(self._budget, percent=(low + high) / 2)
+            remove = self._planner.choose(scores, budget)
+            over = self._cost.macs(self._kept(remove)) / self._target - 1
+            if abs(over) < gap:
+                best, gap = Candidate(scores, budget, remove), abs(over)
+            if gap < _NEAR:
+                break
+            low, high = (budget.percent, high) if over > 0 else (low, budget.percent)
+        return best if gap < _FAR else None
+
+    def repaired(self, candidate: Candidate) -> nn.Module:
+        """A cut, repaired; the first one finds out how strongly each layer is to be pulled."""
+        thin = cut_units(self._full, self._graph, candidate.remove).eval()
+        kept = kept_units(self._graph, candidate.remove)
+        options = replace(self._options, near=self._near)
+        done = Mending(thin, self._looked, self._graph, kept, self._layers, options).carry_out()
+        if self._near is None:
+            self._near = {
+                layer.path: layer.pull
+                for layer in done
+                if layer.pull is not None and math.isfinite(layer.pull)
+            }
+        return thin
+
+    def _kept(self, remove: IntArray) -> BoolArray:
+        kept = np.ones(self._graph.n_units, dtype=bool)
+        kept[remove] = False
+        return kept
