@@ -26,6 +26,7 @@ from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import DataError, TrainError, YoloPruneError
+from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load, save
 from yoloprune.prune.plan import Budget
 from yoloprune.train import exact
@@ -75,7 +76,7 @@ def options(pictures: Path, distil: DistillOptions, **more: Any) -> TrainOptions
     extra = {**QUIET, **more.pop("extra", {})}
     return TrainOptions(
         **{"pictures": str(pictures), "distil": distil, "epochs": 2, "imgsz": 64, "batch": 4,
-           "device": "cpu", **more}, extra=extra,
+           "device": "cpu", "preset": "keep", **more}, extra=extra,
     )  # fmt: skip
 
 
@@ -92,9 +93,9 @@ def loss_of(student: nn.Module, teacher: nn.Module, pictures: torch.Tensor) -> d
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eleven pictures in folders of their own, and nothing else."""
+    """Eleven pictures in a folder of their own, and nothing else."""
     folder = tmp_path_factory.mktemp("pictures")
-    slims.pictures(folder / "made", "detect", count=11)
+    write_shapes(folder / "made", ShapesSpec(images=11, val=1, size=64))
     shutil.copytree(folder / "made/images/train", folder / "shots")
     return folder / "shots"
 
@@ -155,9 +156,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family: str, picture
     model, images = dense(family), tensor_of(pictures)
     same = loss_of(model, model, images)
     assert same["out_loss"] == pytest.approx(0, abs=1e-4)
-    assert same["feat_loss"] < 2e-3  # what the ridge leaves
     other = loss_of(thin(family), model, images)
-    assert other["out_loss"] > 0.1 and other["feat_loss"] > 0.1
+    assert other["out_loss"] > 0.01
+    assert same["feat_loss"] < 0.2 * other["feat_loss"]  # what the ridge leaves
 
 
 @pytest.mark.parametrize("family", ["darknet", "ultralytics"])
@@ -311,8 +312,8 @@ def test_half_precision_gives_nearly_the_same_loss(family: str, pictures: Path) 
     whole = loss_of(student, teacher, images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = loss_of(student, teacher, images)
-    for name, value in whole.items():
-        assert half[name] == pytest.approx(value, rel=0.05), name
+    assert half["out_loss"] == pytest.approx(whole["out_loss"], rel=0.05)
+    assert half["feat_loss"] == pytest.approx(whole["feat_loss"], abs=0.01)
 
 
 def test_what_cannot_be_learnt_from_is_said_in_one_line(pictures: Path, tmp_path: Path) -> None:

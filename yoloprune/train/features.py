@@ -12,7 +12,7 @@ from yoloprune.darknet.network import DarknetModel
 
 ATTENTION = 500.0
 """Weight of attention transfer: half of the paper's β = 1000, for a mean over positions."""
-RIDGE = 1e-3
+RIDGE = 1e-4
 """Of the fit from student to teacher, relative to the mean square of the student's channels."""
 
 

@@ -27,12 +27,16 @@ from yoloprune.train.keeping import student_of
 from yoloprune.train.options import DistillOptions, TrainOptions
 
 OUTPUT, FEATURE = "out_loss", "feat_loss"
-FEATURES = 1.0
-"""Weight of the features beside the outputs."""
+_LEAST = 1e-6
+"""Share of features below which they count no more."""
 
 
 class TeacherCriterion:
     """A criterion that reads no label: how far a student is from its teacher.
+
+    What is said differs in unit by family, and by a hundred times in size; what is unexplained of
+    features is a share. Each batch weighs them alike, by what they are in it: so no weight is to be
+    tuned, and none of both is bought with the other.
 
     Args:
         student: whose predictions it is given.
@@ -48,15 +52,18 @@ class TeacherCriterion:
 
     def __call__(self, preds: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch ``img`` ``[B, 3, H, W]``: one value a part, and the parts by name."""
+        if not torch.is_grad_enabled():  # a copy of the student is validated
+            return NoLoss()(preds, batch)
         image: Tensor = batch["img"]
         with torch.no_grad():
             said = self.teacher(image)
         said = said[1] if isinstance(said, tuple) else said
         levels = zip(self.ours.take(), self.theirs.take(), strict=True)
         feature = torch.stack([unexplained(*both) for both in levels]).sum()
-        parts = torch.stack((self.apart(preds, said), FEATURES * feature))
-        items = dict(zip((OUTPUT, FEATURE), parts.detach(), strict=True))
-        return parts * image.shape[0], items
+        output = self.apart(preds, said)
+        alike = output.detach() / feature.detach().clamp(min=_LEAST)
+        items = {OUTPUT: output.detach(), FEATURE: feature.detach()}
+        return torch.stack((output, alike * feature)) * image.shape[0], items
 
 
 class NoLoss:
