@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import repair_tables
 import torch
 from repair_tables import (
     NETS,
@@ -32,23 +33,20 @@ from repair_tables import (
     SHARED,
     SIZE,
     Table,
-    at_macs,
     data_of,
     one_thread,
-    opened,
+    start_of,
     work,
 )
-from torch import nn
 
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.copies import find_device
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
-from yoloprune.models.door import load, save
-from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.repair import RepairOptions, repair
+from yoloprune.models.door import load
 from yoloprune.train.options import DistillOptions, TrainOptions
 from yoloprune.train.run import train
+from yoloprune.train.unlabelled import learning_rate
 
 BATCH = 16
 POINTS = (("yolov8n-bccd", 0.25), ("yolov5n-coco", 0.75))
@@ -84,24 +82,12 @@ class Row(Cell):
     device: str
 
 
-def started(cell: Cell, device: str, out: Path) -> nn.Module:
-    """The slim network before any step, made once."""
-    suffix = Path(NETS[cell.network][0]).suffix
-    file = out / f"{cell.network}-{cell.share}-s{cell.seed}{suffix}"
-    if not file.is_file():
-        net = opened(cell.network, seed=cell.seed)
-        _, remove = at_macs(net, "recon", cell.share, device)
-        folded = cut_units(net.model, net.graph, remove)
-        kept = kept_units(net.graph, remove)
-        options = RepairOptions(device=device)
-        mended = repair(net.model, folded, net.graph, kept, net.pictures, options).model
-        save(mended, file)
-    return load(str(file))[0]
-
-
 def rows(cell: Cell, device: str, out: Path) -> list[Row]:
     """One training."""
-    model, data = started(cell, device, out), data_of(cell.network)
+    point = repair_tables.Cell(
+        network=cell.network, share=cell.share, criterion="recon", way="repaired"
+    )
+    model, data = start_of(point, device, out)[0], data_of(cell.network)
     pictures = len(load_dataset(data, split="train").images)
     a_pass = math.ceil(pictures / BATCH)
     epochs = math.ceil(cell.asked / a_pass)
@@ -127,21 +113,16 @@ def rows(cell: Cell, device: str, out: Path) -> list[Row]:
 
 def options_of(cell: Cell, epochs: int, device: str) -> TrainOptions:
     """The same for both ways, but for what is learnt from."""
-    data = data_of(cell.network)
-    extra: dict[str, Any] = {
-        **SETTINGS,
-        "lr0": 0.0005,
-        "warmup_epochs": min(1.0, 0.1 * epochs),
-        "close_mosaic": math.ceil(0.4 * epochs),
-    }
+    data, dense = data_of(cell.network), SHARED / NETS[cell.network][0]
     common: dict[str, Any] = {
         "imgsz": SIZE, "batch": BATCH, "device": device, "seed": cell.seed, "resume": True,
-        "extra": extra, "epochs": epochs,
+        "preset": "keep", "epochs": epochs,
     }  # fmt: skip
-    if cell.way == "labelled":
-        return TrainOptions(data=data, **common)
-    teacher = DistillOptions(teacher=str(SHARED / NETS[cell.network][0]))
-    return TrainOptions(pictures=data, distil=teacher, **common)
+    if cell.way == "teacher-only":
+        teacher = DistillOptions(teacher=str(dense))
+        return TrainOptions(pictures=data, distil=teacher, extra=SETTINGS, **common)
+    rate = learning_rate(len(load(str(dense))[0].names), epochs)
+    return TrainOptions(data=data, extra={**SETTINGS, "lr0": rate}, **common)
 
 
 def cells() -> Iterator[Cell]:

@@ -24,7 +24,7 @@ from yoloprune.train.options import Preset, TrainOptions
 
 SHORT = 5
 """Epochs up to which a training is short."""
-_RATE, _FULL = 0.0001, 4
+_RATE, FULL = 0.0001, 4
 """Learning rate of a single epoch, and epochs from which on it is as many times that.
 
 Held statistics make a network sensitive: on YOLOv5nu (BCCD, a quarter of its MACs) 0.001 destroyed
@@ -49,7 +49,7 @@ def settings(preset: Preset, epochs: int, batch: int) -> dict[str, Any]:
     short = epochs <= SHORT
     return {
         "optimizer": "AdamW",
-        "lr0": _RATE * min(epochs, _FULL),
+        "lr0": _RATE * min(epochs, FULL),
         "lrf": _END,
         "momentum": 0.9,
         "nbs": batch,

@@ -320,6 +320,7 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
         "exist_ok": True,
         **_distillation(model, options.distil if options.pictures is None else None),
         **preset.settings(options.preset, epochs, options.batch),
+        **_rate(model, epochs, options),
         **options.extra,
     }
 
@@ -335,6 +336,16 @@ def _handed(model: nn.Module, folder: Path, task: str, options: TrainOptions) ->
     names: Any = model.names
     source = options.pictures
     return pictures_handed_over(pictures, names, folder, source=source, data=options.data), epochs
+
+
+def _rate(model: nn.Module, epochs: int, options: TrainOptions) -> dict[str, Any]:
+    """The learning rate of learning without labels, where the preset leaves it open."""
+    from yoloprune.train.unlabelled import learning_rate
+
+    if options.pictures is None or options.preset != "keep":
+        return {}
+    names: Any = model.names
+    return {"lr0": learning_rate(len(names), epochs)}
 
 
 def _distillation(model: nn.Module, options: DistillOptions | None) -> dict[str, Any]:

@@ -25,8 +25,11 @@ from yoloprune.train.distil import check_teacher, load_teacher, outputs_apart
 from yoloprune.train.features import HeadInputs, unexplained
 from yoloprune.train.keeping import student_of
 from yoloprune.train.options import DistillOptions, TrainOptions
+from yoloprune.train.preset import FULL
 
 OUTPUT, FEATURE = "out_loss", "feat_loss"
+_MOST = 0.001
+"""Learning rate."""
 _LEAST = 1e-6
 """Share of features below which they count no more."""
 
@@ -72,6 +75,20 @@ class NoLoss:
     def __call__(self, preds: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Nothing."""
         return torch.zeros(1), {}
+
+
+def learning_rate(classes: int, epochs: int) -> float:
+    """The peak of the preset ``keep`` where a teacher is all.
+
+    By the number of classes, as Ultralytics' ``optimizer=auto`` has it, but for the least of them:
+    networks of many classes have seen far more than the pictures at hand show, and are spoilt
+    sooner. Few epochs have less of it, as in :mod:`yoloprune.train.preset`.
+
+    Args:
+        classes: of the model.
+        epochs: of the whole training.
+    """
+    return min(_MOST, 0.01 / (4 + classes)) * min(1.0, epochs / FULL)
 
 
 def learn(trainer: Any, options: DistillOptions) -> None:
