@@ -340,3 +340,30 @@ def test_slim_repairs_on_pictures_without_labels(net: Path, tmp_path: Path) -> N
     refused = yoloprune(*common, one, "-o", tmp_path / "c")
     assert refused.exit_code == 1 and not (tmp_path / "c").exists()
     assert f"--calib {one}: has 1 picture, expected at least 2" in refused.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
+def test_a_teacher_alone_needs_pictures_only(net: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", ShapesSpec(images=8, val=1, size=64))
+    pictures = tmp_path / "data/images/train"
+    common = ["--imgsz", 64, "--device", "cpu", "--batch", 4, "--set", "plots=False"]
+    done = yoloprune(
+        "train", net, "--teacher", net, "--pictures", pictures, "--steps", 1, *common,
+        "-o", tmp_path / "run", "--json", tmp_path / "run.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "learning from the teacher alone, no label is read" in done.stdout
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["pictures"] == str(pictures) and record["data"] is None
+    assert all(Path(file).is_file() for file in record["files"]["model"])
+    begun = json.loads((tmp_path / "run/train.json").read_text())["settings"]
+    assert (begun["pictures"], begun["steps"], begun["preset"]) == (str(pictures), 1, "keep")
+    for flags, message in (
+        ([], "--data: is missing. Give a data YAML; or, without labels, --pictures and --teacher."),
+        (["--pictures", pictures], "--pictures: needs --teacher"),
+        (["--pictures", pictures, "--teacher", net, "--distil", "output"], "--distil, --distil-w"),
+    ):
+        done = yoloprune("train", net, *flags, *common, "-o", tmp_path / "no")
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"yoloprune: {message}"), done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -46,8 +46,24 @@ if TYPE_CHECKING:
     from yoloprune.train.options import DistillOptions, Preset, SparsityOptions
 
 
-TrainDataOpt = Annotated[str, typer.Option(help="Ultralytics data YAML.")]
-EpochsOpt = Annotated[int, typer.Option(help="Passes over the training split.", min=1)]
+TrainDataOpt = Annotated[
+    str | None,
+    typer.Option(help="Ultralytics data YAML; with --pictures only to measure on, and optional."),
+]
+PicturesOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="Learn from --teacher alone on these pictures, without labels: a folder, a pattern, a "
+        ".txt list, or the train pictures of a data YAML."
+    ),
+]
+EpochsOpt = Annotated[
+    int, typer.Option(help="Passes over the training split, or the pictures.", min=1)
+]
+StepsOpt = Annotated[
+    int | None,
+    typer.Option(help="With --pictures: batches in all, in place of --epochs.", min=1),
+]
 BatchOpt = Annotated[int, typer.Option(help="Pictures a step.", min=1)]
 SparsityOpt = Annotated[
     str | None,
@@ -79,16 +95,27 @@ DecayOpt = Annotated[
     str, typer.Option(help="Of the strength after half of the epochs: none, half (all), or kept.")
 ]
 TeacherOpt = Annotated[
-    str | None, typer.Option(help="Trained network to learn from, too: .pt or .cfg.")
+    str | None,
+    typer.Option(help="Trained network to learn from, beside labels or without: .pt or .cfg."),
 ]
 DistilOpt = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--distil", help="What to learn from it: output of the heads, feature before them, off."
+        "--distil",
+        help="What to learn from it beside labels: output of the heads (the default), feature "
+        "before them, off. Without labels it is both.",
     ),
 ]
-DistilWeightOpt = Annotated[float, typer.Option(help="Of its loss beside the labels'.")]
-FadeOpt = Annotated[bool, typer.Option(help="Let that weight fall to zero over the training.")]
+DistilWeightOpt = Annotated[
+    float | None, typer.Option(help="Of its loss beside the labels'; 1 if not.")
+]
+FadeOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--distil-fade/--no-distil-fade",
+        help="Let that weight fall to zero over the training, as it does if not.",
+    ),
+]
 PresetOpt = Annotated[
     str | None,
     typer.Option(
@@ -113,10 +140,12 @@ OutOpt = Annotated[
 @command
 def train(
     model: ModelArg = None,
-    data: TrainDataOpt = ...,  # type: ignore[assignment]
+    data: TrainDataOpt = None,
+    pictures: PicturesOpt = None,
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
     epochs: EpochsOpt = 100,
+    steps: StepsOpt = None,
     imgsz: ImgszOpt = None,
     batch: BatchOpt = 16,
     preset: PresetOpt = None,
@@ -131,9 +160,9 @@ def train(
     strength: StrengthOpt = 0.0,
     decay: DecayOpt = "none",
     teacher: TeacherOpt = None,
-    distil_mode: DistilOpt = "output",
-    distil_weight: DistilWeightOpt = 1.0,
-    distil_fade: FadeOpt = True,
+    distil_mode: DistilOpt = None,
+    distil_weight: DistilWeightOpt = None,
+    distil_fade: FadeOpt = None,
     scratch: ScratchOpt = False,
     resume: ResumeOpt = False,
     settings: SettingsOpt = None,
@@ -150,19 +179,15 @@ def train(
 
     budget = budget_of(0.5 if percent is None else percent, min_channels, max_layer_prune, round_to)
     method = sparsity or ("none" if percent is None else "auto")
-    asked = {
-        "data": data,
-        "epochs": epochs,
-        "batch": batch,
-        "device": device,
-        "seed": seed,
-        "only": only,
-        "sparsity": _sparsity(method, budget, strength, decay, importance, until),
-        "distil": _teacher(teacher, distil_mode, distil_weight, distil_fade, trust),
-        "resume": resume,
+    how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
+    asked: dict[str, Any] = {
+        "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
+        "device": device, "seed": seed, "only": only, "resume": resume,
         "overwrite": overwrite,
+        "sparsity": _sparsity(method, budget, strength, decay, importance, until),
+        "distil": _teacher(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
-    }
+    }  # fmt: skip
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
@@ -178,7 +203,11 @@ def _preset(model: nn.Module, source: Source, asked: Mapping[str, Any], *, scrat
 
     plan = source.model.with_name(f"{source.model.stem}-plan.json")
     slim = is_marked(getattr(model, "yaml", None)) or plan.is_file()
-    if scratch or asked["sparsity"] is not None or not slim:
+    if scratch or asked["sparsity"] is not None:
+        return "stock"
+    if asked["pictures"] is not None:  # a teacher's own statistics are held, too
+        return "keep"
+    if not slim:
         return "stock"
     if is_first():
         say("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
@@ -277,20 +306,24 @@ def _sparsity(
 
 
 def _teacher(
-    teacher: str | None, mode: str, weight: float, fade: bool, trust: bool
+    teacher: str | None, how: Mapping[str, Any], trust: bool, *, alone: bool
 ) -> DistillOptions | None:
-    """What the flags of distillation ask for."""
+    """What the flags of distillation ask for; those left out stay as the options have them.
+
+    Raises:
+        TrainError: they say how to learn beside labels, where none is read.
+    """
     from yoloprune.train.options import DistillOptions
 
-    if teacher is None or mode == "off":
+    given = {name: value for name, value in how.items() if value is not None}
+    if alone and given:
+        raise TrainError(
+            "--distil, --distil-weight, --distil-fade: say how to learn beside labels. Leave them "
+            "out with --pictures."
+        )
+    if teacher is None or given.get("mode") == "off":
         return None
-    return DistillOptions(
-        teacher=teacher,
-        mode=mode,  # type: ignore[arg-type]
-        weight=weight,
-        fade=fade,
-        trust=trust,
-    )
+    return DistillOptions(teacher=teacher, trust=trust, **given)
 
 
 def _carry_out(
@@ -310,8 +343,10 @@ def _carry_out(
     from yoloprune.train.run import train as run_training
 
     options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)
-    if task_of(loaded) == "detect":  # other labels are for Ultralytics to read
-        pictures = len(load_dataset(options.data, split="train").images)
+    if options.pictures is not None and is_first():
+        say("learning from the teacher alone, no label is read")
+    if options.data and options.pictures is None and task_of(loaded) == "detect":
+        pictures = len(load_dataset(options.data, split="train").images)  # which reads all labels
         if is_first():
             say(f"training on {pictures} pictures")
     if is_first():
@@ -322,6 +357,7 @@ def _carry_out(
     record: dict[str, Any] = {
         "model": str(source.model),
         "data": options.data,
+        "pictures": options.pictures,
         "files": {"model": [str(file) for file in result.files]},
     }
     if options.sparsity is not None:

@@ -11,7 +11,8 @@ Reference: Ultralytics 8.4.190, ``data/utils.py`` ``check_det_dataset``, ``check
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,24 +39,96 @@ def handed_over(data: str | Path, folder: Path, *, task: str = "detect") -> Path
     Raises:
         DataError: it is missing or malformed, or train or val has no picture.
     """
-    import yaml
-
     if task == "classify":
         return _class_folders(Path(data))
     description = describe(data)
-    content: dict[str, Any] = {"path": str(folder.resolve())}
+    content: dict[str, Any] = {}
     for split in SPLITS:
         if split == "test" and not description.entries.get(split):
             continue
         images, _ = readable(description.images(split), description.source)
-        lines = "".join(f"{image.absolute()}\n" for image in images)
-        write_bytes(folder / f"{split}.txt", lines.encode())
-        content[split] = f"{split}.txt"
-    content["nc"] = len(description.names)
-    content["names"] = dict(enumerate(description.names))
-    content |= description.extra
-    text = f"# what Ultralytics is handed of {description.source}\n"
-    text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        content[split] = _list(images, folder / f"{split}.txt")
+    names = dict(enumerate(description.names))
+    return _write({**content, **description.extra}, names, description.source, folder)
+
+
+def pictures_handed_over(
+    pictures: Sequence[Path],
+    names: Mapping[int, str],
+    folder: Path,
+    *,
+    source: str,
+    data: str | Path | None = None,
+) -> Path:
+    """Write the description of pictures whose labels nobody reads, for Ultralytics.
+
+    Args:
+        pictures: that can be decoded.
+        names: of the model's classes.
+        folder: where ``data.yaml`` and a list of pictures a split go.
+        source: of the pictures, for people.
+        data: whose validation split is measured, with its labels; None measures nothing.
+
+    Returns:
+        What to hand Ultralytics as ``data``. Ultralytics wants a validation split in any case:
+        where nothing is measured, one picture without labels stands in for it.
+
+    Raises:
+        DataError: the data set is missing or malformed, or is of other classes.
+    """
+    content: dict[str, Any] = {"train": _list(pictures, folder / "train.txt")}
+    unlabelled = [folder / "train.txt"]
+    if data is None:
+        content["val"] = _list(pictures[:1], folder / "val.txt")
+        unlabelled.append(folder / "val.txt")
+    else:
+        description = describe(data)
+        _check_names(description.names, names, description.source)
+        images, _ = readable(description.images("val"), description.source)
+        content["val"] = _list(images, folder / "val.txt")
+    content[_UNLABELLED] = [str(path.resolve()) for path in unlabelled]
+    return _write(content, names, source, folder)
+
+
+def labelled(data: Mapping[str, Any], split: str) -> bool:
+    """Whether a split of a data set, as Ultralytics read what it was handed, has labels."""
+    return data.get(split) not in data.get(_UNLABELLED, ())
+
+
+_UNLABELLED = "lists_without_labels"
+"""Key of a handed data YAML: the lists of pictures beside which no label is looked for."""
+
+
+def _check_names(ours: Sequence[str], names: Mapping[int, str], source: Path) -> None:
+    """Make sure that labels speak of a model's classes.
+
+    Raises:
+        DataError: they are others, or in another order.
+    """
+    theirs = tuple(str(names[key]) for key in sorted(names))
+    if len(ours) != len(theirs) or (ours != theirs and sorted(ours) == sorted(theirs)):
+        differ = f"{len(ours)} classes" if len(ours) != len(theirs) else "them in another order"
+        raise DataError(
+            f"{source}: expected the model's {len(theirs)} classes, got {differ}. Without labels "
+            "classes are the teacher's. Leave --data out, or give a data set of these."
+        )
+
+
+def _list(images: Sequence[Path], path: Path) -> str:
+    """Write a list of pictures; gives its name."""
+    write_bytes(path, "".join(f"{image.absolute()}\n" for image in images).encode())
+    return path.name
+
+
+def _write(
+    content: Mapping[str, Any], names: Mapping[int, str], source: str | Path, folder: Path
+) -> Path:
+    """Write a description whose lists lie beside it; gives its path."""
+    import yaml
+
+    whole = {"path": str(folder.resolve()), **content, "nc": len(names), "names": dict(names)}
+    text = f"# what Ultralytics is handed of {source}\n"
+    text += yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
     write_bytes(folder / "data.yaml", text.encode())
     return folder / "data.yaml"
 
@@ -87,6 +160,7 @@ def only_what_was_handed() -> Iterator[None]:
 
     changes: tuple[tuple[Any, str, Any], ...] = (
         (base.BaseDataset, "__init__", begin),
+        (dataset.YOLODataset, "get_labels", _or_no_labels(dataset.YOLODataset.get_labels)),
         (dataset, "load_dataset_cache_file", _no_cache),
         (dataset, "save_dataset_cache_file", _versioned),
         (dataset, "img2label_paths", _label_paths),
@@ -124,6 +198,32 @@ def _label_paths(
 
         return img2label_paths(list(images), label_dir, suffix)
     return [str(label_path(Path(image)) or Path(image).with_suffix(".txt")) for image in images]
+
+
+def _or_no_labels(stock: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
+    """Labels as stock reads them, but none for pictures that were handed over without.
+
+    Stock would look for label files, and refuse to train where there is none.
+    """
+    from ultralytics.data.utils import verify_image_label
+
+    def labels(self: Any) -> list[Any]:
+        if self.img_path not in self.data.get(_UNLABELLED, ()):
+            return stock(self)
+
+        def empty(image: str) -> Any:
+            no_file = ""
+            seen = verify_image_label((image, no_file, self.prefix, False, 1, 0, 0, False))
+            return self.result_to_label(seen)[0]
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [label for label in pool.map(empty, self.im_files) if label is not None]
+        if not found:
+            raise RuntimeError(f"none of the {len(self.im_files)} pictures can be trained on")
+        self.im_files = [label["im_file"] for label in found]
+        return found
+
+    return labels
 
 
 def _left_alone(image: str | Path, write: Any) -> None:

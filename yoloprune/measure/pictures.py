@@ -59,9 +59,8 @@ def find_pictures(spec: str | Path, *, split: str = "train") -> tuple[Path, ...]
         DataError: nothing is there, or none of it is a picture.
     """
     path, text = Path(spec), str(spec)
-    if path.suffix.lower() in {".yaml", ".yml", ".data"} or not (
-        path.exists() or _is_pattern(text) or path.suffix
-    ):
+    bare = path.name == text and not (path.exists() or _is_pattern(text) or path.suffix)
+    if bare or path.suffix.lower() in {".yaml", ".yml", ".data"}:
         return describe(path).images(split)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return (path,)

@@ -23,12 +23,11 @@ from yoloprune.darknet.heads import DetectionHead, RegionHead
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
 from yoloprune.models.door import load
+from yoloprune.train.features import HeadInputs, attention_transfer, widened
 from yoloprune.train.keeping import student_of
 from yoloprune.train.options import DistillOptions
 
 LOSS = "dis_loss"
-ATTENTION = 500.0
-"""Weight of attention transfer: half of the paper's β = 1000, for a mean over positions."""
 
 
 class DistillingCriterion:
@@ -79,14 +78,14 @@ def distil(trainer: Any, options: DistillOptions) -> None:
         FormatError: the teacher's file cannot be loaded.
     """
     student: Any = student_of(trainer.model)
-    trainer.taught = True
+    trainer.taught = (LOSS,)
     if options.mode == "feature" and not isinstance(student, DarknetModel):
         return  # Ultralytics does it
     teacher = load_teacher(options).to(trainer.device)
-    if isinstance(student, DarknetModel):
-        difference = _darknet_difference(student, teacher, options)
+    if options.mode == "output":
+        difference = outputs_apart(student, teacher, options)
     else:
-        difference = _ultralytics_difference(student, teacher, options)
+        difference = _features_apart(student, teacher, options)
 
     def weight() -> float:
         left = 1.0 - float(trainer.progress) if options.fade else 1.0
@@ -124,25 +123,36 @@ def check_teacher(student: nn.Module, options: DistillOptions) -> None:
             )
 
 
-def _darknet_difference(
-    student: DarknetModel, teacher: nn.Module, options: DistillOptions
+def outputs_apart(
+    student: nn.Module, teacher: nn.Module, options: DistillOptions
 ) -> Callable[[Any, Any], Tensor]:
-    pairs = _pairs(student, teacher, options)
-    if options.mode == "output":
-        heads = [head for head, _ in pairs]
+    """What tells how far a student's predictions are from its teacher's, for a mean picture.
 
-        def outputs(preds: list[Tensor], said: list[Tensor]) -> Tensor:
-            parts = [darknet_output(h, *both) for h, *both in zip(heads, preds, said, strict=True)]
-            return torch.stack(parts).sum()
+    Raises:
+        TrainError: both differ in what they say.
+    """
+    if not isinstance(student, DarknetModel):
+        return _detect_apart(student, teacher, options)
+    heads = [head for head, _ in _pairs(student, teacher, options)]
 
-        return outputs
-    ours, theirs = _inputs_of_heads(student), _inputs_of_heads(teacher)
-
-    def features(preds: Any, said: Any) -> Tensor:
-        parts = [attention_transfer(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
+    def apart(preds: list[Tensor], said: list[Tensor]) -> Tensor:
+        parts = [darknet_output(h, *both) for h, *both in zip(heads, preds, said, strict=True)]
         return torch.stack(parts).sum()
 
-    return features
+    return apart
+
+
+def _features_apart(
+    student: DarknetModel, teacher: nn.Module, options: DistillOptions
+) -> Callable[[Any, Any], Tensor]:
+    _pairs(student, teacher, options)
+    ours, theirs = HeadInputs(student), HeadInputs(teacher)
+
+    def apart(preds: Any, said: Any) -> Tensor:
+        levels = zip(ours.take(), theirs.take(), strict=True)
+        return torch.stack([attention_transfer(*both) for both in levels]).sum()
+
+    return apart
 
 
 def darknet_output(head: DetectionHead, raw: Tensor, said: Tensor) -> Tensor:
@@ -162,7 +172,7 @@ def darknet_output(head: DetectionHead, raw: Tensor, said: Tensor) -> Tensor:
     Reference: Mehta & Ozturk 2018, "Object detection at 200 Frames Per Second", section 3.2,
     with cross-entropy in place of its squared errors on probabilities.
     """
-    ours, theirs = (head.activate_entries(head.split(x)) for x in (raw, said))
+    ours, theirs = (head.activate_entries(head.split(widened(x))) for x in (raw, said))
     at = head.box_entries
     sure = theirs[:, :, at : at + 1].clamp(0, 1)
     box = 0.5 * (ours[:, :, :at] - theirs[:, :, :at]).square() * sure
@@ -178,22 +188,6 @@ def _bernoulli(ours: Tensor, theirs: Tensor) -> Tensor:
     tiny = 1e-6
     p, q = theirs.clamp(tiny, 1 - tiny), ours.clamp(tiny, 1 - tiny)
     return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-
-
-def attention_transfer(ours: Tensor, theirs: Tensor) -> Tensor:
-    """How differently two features of any widths attend to the places of a picture.
-
-    Args:
-        ours: ``[B, C, H, W]``.
-        theirs: ``[B, C', H, W]``.
-
-    Returns:
-        Scalar: ``ATTENTION`` times the mean squared difference of the normalised maps of energy.
-
-    Reference: Zagoruyko & Komodakis 2017, "Paying More Attention to Attention", section 3.1.
-    """
-    maps = [F.normalize(x.float().square().mean(1).flatten(1)) for x in (ours, theirs)]
-    return ATTENTION * (maps[0] - maps[1]).square().mean()
 
 
 def _pairs(
@@ -223,33 +217,13 @@ def _said(heads: list[DetectionHead]) -> str:
     return ", ".join(f"{h.num_anchors} anchors × {h.classes} classes" for h in heads)
 
 
-def _inputs_of_heads(model: Any) -> list[list[Tensor]]:
-    """For each head a list that will hold what entered the convolution before it."""
-    caught: list[list[Tensor]] = []
-    for index in model.heads:
-        held: list[Tensor] = []
-        caught.append(held)
-        model.model[index - 1].register_forward_pre_hook(_Catch(held))
-    return caught
-
-
-class _Catch:
-    """Forward hook that keeps a layer's input."""
-
-    def __init__(self, held: list[Tensor]) -> None:
-        self.held = held
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.held[:] = inputs[:1]
-
-
-def _ultralytics_difference(
+def _detect_apart(
     student: nn.Module, teacher: nn.Module, options: DistillOptions
 ) -> Callable[[Any, Any], Tensor]:
     head: Any = _check_detect(student, teacher, options)
     gains: Any = student.args
 
-    def outputs(preds: Any, said: Any) -> Tensor:
+    def apart(preds: Any, said: Any) -> Tensor:
         branches = [b for b in ("one2many", "one2one") if isinstance(preds, dict) and b in preds]
         if not branches:
             return detect_output(preds, said, head.reg_max, gains.cls, gains.dfl)
@@ -258,7 +232,7 @@ def _ultralytics_difference(
         ]
         return torch.stack(parts).mean()
 
-    return outputs
+    return apart
 
 
 def detect_output(

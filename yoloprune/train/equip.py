@@ -19,6 +19,7 @@ from yoloprune.train.options import TrainOptions
 from yoloprune.train.preset import Schedule
 from yoloprune.train.sparsity import sparsity_of
 from yoloprune.train.statistics import Recalibration
+from yoloprune.train.unlabelled import learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +49,5 @@ class Equip:
         if self.options.preset == "keep":
             trainer.add_callback("on_train_batch_start", Schedule.of(self.options))
         if self.options.distil is not None:
-            distil(trainer, self.options.distil)
+            teach = distil if self.options.pictures is None else learn
+            teach(trainer, self.options.distil)

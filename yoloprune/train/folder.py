@@ -119,11 +119,10 @@ def tidy(folder: Path) -> None:
 
 def settings_of(model: nn.Module, options: TrainOptions) -> dict[str, Any]:
     """Everything that decides what a run comes to, JSON-able; not where it is carried out."""
-    data = Path(options.data)
     wish = json.loads(options.wish())
     settings = {
         "model": _structure(model),
-        "data": str(data.resolve()) if data.exists() else options.data,
+        "data": _place(options.data),
         "epochs": options.epochs,
         "imgsz": options.imgsz,
         "batch": options.batch,
@@ -134,8 +133,15 @@ def settings_of(model: nn.Module, options: TrainOptions) -> dict[str, Any]:
         **options.tuning(),
         **{f"--set {key}": value for key, value in sorted(options.extra.items())},
     }
+    if options.pictures is not None:
+        settings |= {"pictures": _place(options.pictures), "steps": options.steps}
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
+
+
+def _place(name: str | None) -> str | None:
+    """Where a data set or pictures lie, whatever folder it is said from."""
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
 def _structure(model: nn.Module) -> str:

@@ -20,7 +20,7 @@ from ultralytics.utils.torch_utils import (
 
 from yoloprune.errors import TrainError
 from yoloprune.files import held
-from yoloprune.measure.handover import only_what_was_handed
+from yoloprune.measure.handover import labelled, only_what_was_handed
 from yoloprune.models.door import save
 from yoloprune.models.marker import is_marked, mark
 from yoloprune.train import exact
@@ -39,20 +39,22 @@ class StructureKeeping:
 
     Attributes:
         sparsity: applied after each optimizer step, before the EMA takes the weights in.
-        taught: whether a teacher's loss, which validation does not have, is in the training loss.
+        taught: parts of the training loss that a teacher gives; validation does not have them.
         wish: what was asked for beyond Ultralytics' settings, which a resume must not change.
         snapshots: epochs, from 1, after which the averaged model is kept.
         shown: called with the trainer, the inputs of each batch, and its number in the epoch.
         resumed_sparsity: what the sparsity of a resumed run starts from.
+        holds_norms: whether BatchNorms keep their statistics.
         last_step: number of the batch that the last optimizer step followed, from 0.
     """
 
     sparsity: Sparsity | None = None
     snapshots: tuple[int, ...] = ()
-    taught = False
+    taught: tuple[str, ...] = ()
     wish: str | None = None
     shown: Callable[[Any, Tensor, int], None] | None = None
     resumed_sparsity: dict[str, Any] | None = None
+    holds_norms = False
     last_step = -1
     _batches = 0
     _accumulate = 1
@@ -135,6 +137,13 @@ class StructureKeeping:
             self.shown(self, done["img"], at)
         return done
 
+    def _model_train(self) -> None:
+        """As stock, but BatchNorms may be held."""
+        super()._model_train()  # type: ignore[misc]
+        for module in self.model.modules() if self.holds_norms else ():  # type: ignore[attr-defined]
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
     def _begin_epoch(self) -> None:
         trainer: Any = self
         self._batches = len(trainer.train_loader) * trainer.epoch
@@ -197,8 +206,13 @@ class StructureKeeping:
             self.sparsity.follow(model, student_of(ema.ema))
 
     def validate(self) -> Any:
-        """As stock, but before the sparsity stands there is no best epoch, and no stopping."""
+        """As stock, but before the sparsity stands there is no best epoch, and no stopping.
+
+        Where there is nothing to measure on, every epoch is the best one so far.
+        """
         trainer: Any = self
+        if not labelled(trainer.data, "val"):
+            return {}, None
         if self.sparsity is not None and not self.sparsity.done(trainer.epoch / trainer.epochs):
             trainer.best_fitness = None  # of an epoch that does not count any more
         metrics, fitness = super().validate()  # type: ignore[misc]
@@ -209,11 +223,17 @@ class StructureKeeping:
     def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
         """As stock, but validation has no column for a teacher's loss, which it never fills."""
         items: Any = super().label_loss_items(loss_items, prefix)  # type: ignore[misc]
-        if not self.taught or prefix != "val":
+        if prefix != "val":
             return items
+        left_out = {f"val/{name}" for name in self.taught}
         if isinstance(items, dict):
-            return {name: value for name, value in items.items() if name != "val/dis_loss"}
-        return [name for name in items if name != "val/dis_loss"]
+            return {name: value for name, value in items.items() if name not in left_out}
+        return [name for name in items if name not in left_out]
+
+    def plot_training_labels(self) -> None:
+        """As stock, where there are labels."""
+        if labelled(self.data, "train"):  # type: ignore[attr-defined]
+            super().plot_training_labels()  # type: ignore[misc]
 
     def save_model(self) -> bool:
         """As stock, but a kill while it writes leaves the checkpoints of the epoch before."""
@@ -244,14 +264,16 @@ class StructureKeeping:
 
     def final_eval(self) -> None:
         """As stock, but a kill while checkpoints are stripped leaves them whole."""
+        trainer: Any = self
         with self._aside("final") as written:
             with torch_distributed_zero_first(LOCAL_RANK):
                 for new, target in written:
                     if RANK in {-1, 0} and target.exists():
                         shutil.copyfile(target, new)
-            if self._on_cpus:  # stock validation takes every worker for one with a GPU
+            # stock validation takes every worker for one with a GPU
+            if self._on_cpus or not labelled(trainer.data, "val"):
                 for new, _ in written:
-                    if RANK == 0 and new.exists():
+                    if RANK in {-1, 0} and new.exists():
                         strip_optimizer(new)
             else:
                 super().final_eval()  # type: ignore[misc]

@@ -75,7 +75,10 @@ class SparsityOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillOptions:
-    """Learning from a trained network beside the labels.
+    """Learning from a trained network, beside the labels or without any.
+
+    Without labels (:attr:`TrainOptions.pictures`) both modes are taken together, with their own
+    weights, to the end: there is nothing else to learn from.
 
     Attributes:
         teacher: its file: ``.pt``, or ``.cfg`` with its weights beside it.
@@ -108,8 +111,13 @@ class TrainOptions:
     """How to train.
 
     Attributes:
-        data: Ultralytics data YAML.
-        epochs: passes over the training split.
+        data: Ultralytics data YAML. With ``pictures`` only its validation split is read, and
+            nothing is measured where it is None.
+        pictures: learn from the teacher alone on these pictures, as
+            :func:`yoloprune.measure.pictures.find_pictures` takes them; no label is read.
+        epochs: passes over the training split, or over the pictures.
+        steps: with ``pictures``, batches in all instead: as many passes as that takes, the last
+            one whole, over fewer pictures, chosen by the seed, where not all are needed.
         imgsz: side of the square input, pixels.
         batch: pictures a step, over all devices.
         device: as Ultralytics reads it: ``cpu``, ``0``, ``0,1``.
@@ -118,7 +126,7 @@ class TrainOptions:
             repaired, see :mod:`yoloprune.train.preset`; ``stock``: Ultralytics' own.
         only: ``norms`` trains BatchNorm scales and biases alone; needs ``keep``.
         sparsity: how to make the scales sparse; None does not.
-        distil: whom to learn from beside the labels; None from nobody.
+        distil: whom to learn from beside the labels, or without; None from nobody.
         resume: go on from what an interrupted run left in the same folder.
         overwrite: begin anew where a folder holds another run's results, and replace these.
         snapshots: epochs (from 1) after which the averaged model is kept as
@@ -126,8 +134,10 @@ class TrainOptions:
         extra: further Ultralytics settings, passed through.
     """
 
-    data: str
-    epochs: int
+    data: str | None = None
+    pictures: str | None = None
+    epochs: int = 100
+    steps: int | None = None
     imgsz: int
     batch: int = 16
     device: str = ""
@@ -154,6 +164,7 @@ class TrainOptions:
                 f"--preset {self.preset}: is for fine-tuning, and scales are to become sparse. "
                 "Leave it out."
             )
+        _check_source(self)
 
     def tuning(self) -> dict[str, str]:
         """The preset and what belongs to it, where it is not Ultralytics' own schedule."""
@@ -169,6 +180,33 @@ class TrainOptions:
             distil = {k: v for k, v in asdict(self.distil).items() if k not in _PLACE}
         wish = {"sparsity": sparsity, "distil": distil, **self.tuning()}
         return json.dumps(wish, sort_keys=True)
+
+
+def _check_source(options: TrainOptions) -> None:
+    """Make sure that there is something to learn from.
+
+    Raises:
+        TrainError: there are neither labels nor a teacher, or what is asked for needs the other.
+    """
+    if options.pictures is None and options.data is None:
+        raise TrainError(
+            "--data: is missing. Give a data YAML; or, without labels, --pictures and --teacher."
+        )
+    if options.steps is not None and options.pictures is None:
+        raise TrainError("--steps: needs --pictures. With --data alone give --epochs.")
+    if options.steps is not None and options.steps < 1:
+        raise TrainError(f"--steps: must be at least 1, got {options.steps}.")
+    if options.pictures is None:
+        return
+    if options.distil is None:
+        raise TrainError(
+            "--pictures: needs --teacher, from whom all is learnt where no label is read."
+        )
+    if options.sparsity is not None:
+        raise TrainError(
+            "--percent, --sparsity: need labels. Give --data alone, or slim first and learn from "
+            "--pictures afterwards."
+        )
 
 
 _PLACE = ("teacher", "trust")

@@ -20,7 +20,7 @@ from yoloprune.train.options import Preset, TrainOptions
 
 SHORT = 5
 """Epochs up to which a training is short."""
-_RATE, _FULL = 0.0001, 10
+_RATE, FULL = 0.0001, 10
 """Learning rate of a single epoch, and epochs from which on it is as many times that."""
 _WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
@@ -41,7 +41,7 @@ def settings(preset: Preset, epochs: int, batch: int) -> dict[str, Any]:
     short = epochs <= SHORT
     return {
         "optimizer": "AdamW",
-        "lr0": _RATE * min(epochs, _FULL),
+        "lr0": _RATE * min(epochs, FULL),
         "lrf": _END,
         "momentum": 0.9,
         "nbs": batch,

@@ -17,7 +17,7 @@ from torch import nn
 
 from yoloprune.errors import DataError, TrainError, first_line
 from yoloprune.files import check_space, held
-from yoloprune.measure.handover import handed_over, only_what_was_handed
+from yoloprune.measure.handover import handed_over, only_what_was_handed, pictures_handed_over
 from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import save
 from yoloprune.train.folder import (
@@ -44,7 +44,7 @@ class TrainResult:
     """What training left behind.
 
     Attributes:
-        best: the EMA of the epoch with the best validation AP.
+        best: the EMA of the epoch with the best validation AP; the last where nothing is measured.
         last: the EMA of the last epoch.
         files: model files in the input's own format, ``best`` first.
         folder: everything that was written.
@@ -244,6 +244,7 @@ def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Pro
     from yoloprune.train.distil import check_teacher
     from yoloprune.train.equip import Equip
     from yoloprune.train.exact import FILE
+    from yoloprune.train.unlabelled import check_unlabelled
 
     if os.environ.get("WORLD_SIZE") == "1":
         raise TrainError("torchrun: starts one process only. Start without it.")
@@ -256,7 +257,8 @@ def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Pro
     if progress is _Progress.NONE:
         trainer.model = trainer.get_model(weights=model)
         if options.distil is not None:
-            check_teacher(trainer.model, options.distil)
+            check = check_teacher if options.pictures is None else check_unlabelled
+            check(trainer.model, options.distil)
         if RANK in {-1, 0}:  # of this run's first epoch, which begins again
             for name in (FILE, "last.pt", "best.pt"):
                 (weights / name).unlink(missing_ok=True)
@@ -292,7 +294,7 @@ def _trainer(model: nn.Module, settings: dict[str, Any], options: TrainOptions) 
     try:
         return kind(overrides=settings)
     except (RuntimeError, FileNotFoundError) as exc:
-        raise DataError(f"{options.data}: {first_line(exc)}") from exc
+        raise DataError(f"{options.data or options.pictures}: {first_line(exc)}") from exc
     except (SyntaxError, TypeError, ValueError) as exc:
         raise TrainError(f"--set: {first_line(exc)}") from exc
 
@@ -302,12 +304,13 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
     from yoloprune.train import preset
 
     out, task = out.resolve(), task_of(model)
+    data, epochs = _handed(model, out / HANDED, task, options)
     return {
         "task": task,
         "mode": "train",
         "model": "yoloprune.pt",  # a name only: the trainer is handed the model itself
-        "data": str(handed_over(options.data, out / HANDED, task=task)),
-        "epochs": options.epochs,
+        "data": str(data),
+        "epochs": epochs,
         "imgsz": options.imgsz,
         "batch": options.batch,
         "device": options.device or None,
@@ -315,10 +318,34 @@ def _settings(model: nn.Module, out: Path, options: TrainOptions) -> dict[str, A
         "project": str(out.parent),
         "name": out.name,
         "exist_ok": True,
-        **_distillation(model, options.distil),
-        **preset.settings(options.preset, options.epochs, options.batch),
+        **_distillation(model, options.distil if options.pictures is None else None),
+        **preset.settings(options.preset, epochs, options.batch),
+        **_rate(model, epochs, options),
         **options.extra,
     }
+
+
+def _handed(model: nn.Module, folder: Path, task: str, options: TrainOptions) -> tuple[Path, int]:
+    """What Ultralytics is handed as data, and how many passes over it."""
+    from yoloprune.train.unlabelled import chosen_pictures
+
+    if options.pictures is None:
+        assert options.data is not None
+        return handed_over(options.data, folder, task=task), options.epochs
+    pictures, epochs = chosen_pictures(options)
+    names: Any = model.names
+    source = options.pictures
+    return pictures_handed_over(pictures, names, folder, source=source, data=options.data), epochs
+
+
+def _rate(model: nn.Module, epochs: int, options: TrainOptions) -> dict[str, Any]:
+    """The learning rate of learning without labels, where the preset leaves it open."""
+    from yoloprune.train.unlabelled import learning_rate
+
+    if options.pictures is None or options.preset != "keep":
+        return {}
+    names: Any = model.names
+    return {"lr0": learning_rate(len(names), epochs)}
 
 
 def _distillation(model: nn.Module, options: DistillOptions | None) -> dict[str, Any]:
