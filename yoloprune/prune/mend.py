@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,9 +21,12 @@ from yoloprune.prune.patches import groups_of, is_batched, matrix, read, weight_
 from yoloprune.prune.replay import Replayer
 from yoloprune.prune.ridge import USUAL, Sums, fit
 from yoloprune.prune.targets import Target, Targets, mode_of
+from yoloprune.prune.trim import trim
 
 _EXACT = 1e-10
 """A layer that is off by less, as a share of its variance, has nothing to repair."""
+_WIDE = 1500
+"""Inputs of a layer after which memory is tidied up: its matrices took 20 MB each."""
 _SOON = 10
 """Layers ahead at which a lane that starts must still have room."""
 
@@ -105,6 +109,7 @@ class Mending:
         self._targets = {k: t for k, t in targets.values.items() if k[1] in self._layers}
         self._handfuls = targets.handfuls
         self._done: set[_Key] = set()
+        self._last = USUAL
         self._sums: dict[str, tuple[Sums, Sums]] = {}
         self._local = threading.local()
 
@@ -239,8 +244,16 @@ class Mending:
         norm = self._graph.norm_of.get(path)
         mean = None if norm is None else self._thin.get_submodule(norm).running_mean
         shift = layer.bias if isinstance(layer.bias, Tensor) else mean
-        near = None if self._options.near is None else self._options.near.get(path, USUAL)
-        found = fit(rows, held_out, shifts=isinstance(shift, Tensor), near=near)
+        near = self._options.near
+        found = fit(
+            rows,
+            held_out,
+            shifts=isinstance(shift, Tensor),
+            near=self._last if near is None else near.get(path, USUAL),
+            thorough=near is None,
+        )
+        if found.pull is not None and found.pull != math.inf:
+            self._last = found.pull
         if found.before > _EXACT and found.pull is not None:
             weight = self._weight(path)
             made = matrix(layer, weight) + found.change
@@ -250,6 +263,8 @@ class Mending:
                 shift.add_(found.bias.ravel(), alpha=sign)
         if (path, call + 1) not in {(p, c) for _, p, c in self._targets}:
             del self._sums[path]
+        if rows.x.shape[1] > _WIDE:
+            trim()
         return LayerRepair(
             path=path,
             before=found.before,

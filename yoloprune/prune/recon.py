@@ -29,6 +29,7 @@ from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.prune.patches import LAYERS, is_batched, matrix, positions, read, spread
 from yoloprune.prune.score import Scores
+from yoloprune.prune.trim import trim
 
 _WIDE = 1200
 """Inputs (channels times taps) from which on the taps of a channel are taken together."""
@@ -119,6 +120,7 @@ def removal_order(
     for group, asked in zip(graph.groups, read_by, strict=True):
         order = _order(group.units.size, [reader.part(group.units) for reader in asked])
         values[group.units[order]] = (np.arange(order.size) + 0.5) / order.size
+    trim()
     return Scores(values=values, criterion="recon", missing="no group")
 
 

@@ -22,12 +22,12 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+USUAL = 0.03
+"""A strength λ to begin with where nothing is known."""
 PULLS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 """Strengths λ that are tried, as shares of the mean power of an input."""
 _SMALL = 600
-"""Inputs up to which every strength is tried; beyond, the best is looked for downhill …"""
-USUAL = 0.03
-"""… from here."""
+"""Inputs up to which all strengths can be tried, in double precision."""
 _FEW = 0.5
 """Rows that are kept, as a share of the inputs, where they are to be fitted …"""
 _FEW_HELD_OUT = 2.0
@@ -156,7 +156,9 @@ class Fit:
     after: float
 
 
-def fit(rows: Sums, held_out: Sums, *, shifts: bool, near: float | None = None) -> Fit:
+def fit(
+    rows: Sums, held_out: Sums, *, shifts: bool, near: float = USUAL, thorough: bool = True
+) -> Fit:
     """The change that leaves least error on rows that it was not made from.
 
     The strength of the pull is chosen there; then all rows are used.
@@ -165,8 +167,8 @@ def fit(rows: Sums, held_out: Sums, *, shifts: bool, near: float | None = None) 
         rows: to fit.
         held_out: to choose by.
         shifts: whether the layer can add a constant to its output.
-        near: the strength from which the best is looked for downhill; None tries all where that
-            is quick.
+        near: the strength from which the best is looked for downhill.
+        thorough: try all strengths where that is quick.
     """
     scale = float(held_out.variance().sum()) or 1.0
     before = float(held_out.r_square.sum()) / max(held_out.n, 1) / scale
@@ -175,7 +177,8 @@ def fit(rows: Sums, held_out: Sums, *, shifts: bool, near: float | None = None) 
     if shifts:
         shifted = made[0], rows.r / max(rows.n, 1)
         found.append((float(held_out.error(*shifted).sum()) / scale, math.inf))
-    pull, error = _least_pull(rows, held_out, shifts, near)
+    everywhere = thorough and rows.x.shape[1] <= _SMALL
+    pull, error = _least_pull(rows, held_out, shifts, near, everywhere)
     found.append((error / scale, pull))
     after, best = min(found, key=lambda pair: pair[0])
     if best is not None:
@@ -186,29 +189,29 @@ def fit(rows: Sums, held_out: Sums, *, shifts: bool, near: float | None = None) 
 
 
 def _least_pull(
-    rows: Sums, held_out: Sums, shifts: bool, near: float | None
+    rows: Sums, held_out: Sums, shifts: bool, near: float, everywhere: bool
 ) -> tuple[float, float]:
     """The pull by which a fit to some rows does best on others, and the error there."""
-    solve = _solver([rows], shifts)
+    solve = _solver([rows], shifts, rough=rows.x.shape[1] > _SMALL)
 
     def error(pull: float) -> float:
         made = solve(pull)
         return math.inf if made is None else float(held_out.error(*made).sum())
 
-    everywhere = near is None and rows.x.shape[1] <= _SMALL
-    return _least(error, PULLS, everywhere, USUAL if near is None else near)
+    return _least(error, PULLS, everywhere, near)
 
 
 _Solver = Callable[[float], tuple[Tensor, Tensor] | None]
 """Takes a pull; gives change and bias, or None where the matrix cannot be inverted."""
 
 
-def _solver(parts: Sequence[Sums], shifts: bool) -> _Solver:
+def _solver(parts: Sequence[Sums], shifts: bool, *, rough: bool = False) -> _Solver:
     """The fit to the rows of all parts, ready to be solved for any pull.
 
     Args:
         parts: rows.
         shifts: whether rows are taken about their mean.
+        rough: solve in single precision where that can be done: twice as fast.
     """
     n = max(sum(part.n for part in parts), 1)
     x = torch.stack([part.x for part in parts]).sum(0) / n * shifts
@@ -218,32 +221,32 @@ def _solver(parts: Sequence[Sums], shifts: bool) -> _Solver:
         rows = [torch.cat(pieces, 1).double() for pieces in zip(*chain(*kept), strict=True)]
         rows[0] -= x[:, None]
         rows[1] -= r[:, None]
-        return _by_rows(rows[0], rows[1], x, r)
+        return _by_rows(rows[0], rows[1], x, r, rough)
     gram, cross = parts[0].no_products()
     for part in parts:
         part.pour((gram, cross))
     gram.div_(n).baddbmm_(x[:, :, None], x[:, None], alpha=-1)
     cross.div_(n).baddbmm_(x[:, :, None], r[:, None], alpha=-1)
-    return _by_inputs(gram, cross, x, r)
+    return _by_inputs(gram, cross, x, r, rough)
 
 
-def _by_inputs(gram: Tensor, cross: Tensor, x: Tensor, r: Tensor) -> _Solver:
+def _by_inputs(gram: Tensor, cross: Tensor, x: Tensor, r: Tensor, rough: bool) -> _Solver:
     power = gram.diagonal(dim1=1, dim2=2).mean(1)
 
     def solve(pull: float) -> tuple[Tensor, Tensor] | None:
-        change = _solved(gram, pull * power, cross)
+        change = _solved(gram, pull * power, cross, rough)
         return None if change is None else (change, r - (x[:, None] @ change)[:, 0])
 
     return solve
 
 
-def _by_rows(rows: Tensor, wanted: Tensor, x: Tensor, r: Tensor) -> _Solver:
+def _by_rows(rows: Tensor, wanted: Tensor, x: Tensor, r: Tensor, rough: bool) -> _Solver:
     n, inputs = rows.shape[1:]
     gram = rows @ rows.mT / n
     power = gram.diagonal(dim1=1, dim2=2).sum(1) / inputs
 
     def solve(pull: float) -> tuple[Tensor, Tensor] | None:
-        found = _solved(gram, pull * power, wanted)
+        found = _solved(gram, pull * power, wanted, rough)
         if found is None:
             return None
         change = rows.mT @ found / n
@@ -252,13 +255,15 @@ def _by_rows(rows: Tensor, wanted: Tensor, x: Tensor, r: Tensor) -> _Solver:
     return solve
 
 
-def _solved(gram: Tensor, pull: Tensor, wanted: Tensor) -> Tensor | None:
-    """``(gram + pull · I)⁻¹ wanted``; None where there is no such thing."""
-    matrix = gram.clone()
+def _solved(gram: Tensor, pull: Tensor, wanted: Tensor, rough: bool) -> Tensor | None:
+    """``(gram + pull · I)⁻¹ wanted``, float64; None where there is no such thing."""
+    matrix = gram.float() if rough else gram.clone()
     matrix.diagonal(dim1=1, dim2=2).add_((pull + 1e-12 * pull.max() + 1e-30)[:, None])
     factor, info = torch.linalg.cholesky_ex(matrix)
     del matrix
-    return None if bool(info.any()) else torch.cholesky_solve(wanted, factor)
+    if not bool(info.any()):
+        return torch.cholesky_solve(wanted.to(factor.dtype), factor).double()
+    return _solved(gram, pull, wanted, rough=False) if rough else None
 
 
 def _least(
