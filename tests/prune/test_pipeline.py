@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import yoloprune.prune.slim as pipeline
-from yoloprune.errors import CutError, FormatError
+from yoloprune.errors import CutError, FormatError, PlanError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import Source, load
 from yoloprune.prune.plan import Budget, PrunePlan
 from yoloprune.prune.slim import SlimOptions, slim
+
+REPO = Path(__file__).parents[2]
 
 
 def options(out: Path, **changes: Any) -> SlimOptions:
@@ -67,3 +69,39 @@ def test_splitting_routes_is_for_darknet(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8))
     with pytest.raises(FormatError, match="--split-routes: is for Darknet models only"):
         slim(model, Source(tmp_path / "m.pt"), options(tmp_path / "out", split_routes=True))
+
+
+def test_shares_are_searched_for_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, source = load("yoloprune-demo.cfg", REPO / "weights/yoloprune-demo-dense.weights")
+    data = write_shapes(tmp_path / "data", ShapesSpec(images=12, val=2, size=160, seed=3))
+    how = options(tmp_path / "out", search=3.0, calib=str(data))
+    summary = slim(model, source, how).summary
+    found = summary["search"]
+    assert found["trials"] >= 1 and found["seconds"] < 30
+    assert found["kept"] == (found["found_unseen"] < found["even_unseen"])
+    assert {stage["layers"][0] for stage in found["stages"]} >= {"model.0.conv"}
+    assert summary["asked"]["percent"] == how.budget.percent
+    assert not (tmp_path / "out/yoloprune-demo-search.json").exists()
+    few = options(tmp_path / "few", search=3.0, calib=str(data), calib_images=5)
+    assert slim(model, source, few).summary["search"] is None
+    assert "--search: left out" in caplog.text and "has 5 pictures" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"calib": None}, "--search: looks at pictures."),
+        ({"repair": False}, "--search: compares repaired cuts."),
+        ({"criterion": "gamma"}, "--search: looks for shares of stages"),
+        ({"scope": "global"}, "--search: looks for shares of stages"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(
+    flags: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    model, source = load("yoloprune-demo.cfg")
+    data = write_shapes(tmp_path / "data", ShapesSpec(images=9, val=2, size=160, seed=3))
+    given = {"search": 3.0, "calib": str(data), **flags}
+    with pytest.raises(PlanError, match=message):
+        slim(model, source, options(tmp_path / "out", **given))
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

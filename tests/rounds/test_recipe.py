@@ -52,6 +52,7 @@ def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
 def test_the_least_recipe_has_one_round_without_training() -> None:
     recipe = parse_recipe("model: a.pt\ndata: b.yaml\nslim: {percent: 0.5}\n", Path("r.yaml"))
     assert recipe.stop.rounds == 1
+    assert recipe.slim.seconds == 180
     assert recipe.train is recipe.sparsify is recipe.finetune is None
     assert recipe.teacher(Path("dense.pt")) is None
 
@@ -69,6 +70,11 @@ def test_the_least_recipe_has_one_round_without_training() -> None:
         ("  until: 0.5", "  method: l1", "r.yaml:7: sparsify: --sparsity l1: needs --strength"),
         ("  until: 0.5", "  method: x", "r.yaml:9: sparsify.method: got 'x', expected 'auto', 'l1"),
         ("  until: 0.5", "  criterion: l2", "r.yaml:9: sparsify.criterion: got 'l2', expected"),
+        (
+            "  step: 0.2",
+            "  step: 0.2\n  search: soon",
+            "r.yaml:13: slim.search: is no time, got 'soon'",
+        ),
         ("  step: 0.2\n", "", "r.yaml:1: slim.step: must be above 0 for 3 rounds, got 0."),
         ("  step: 0.2", "  step: 0.4", "r.yaml:1: slim: round 3 would remove 110% of all."),
         ("  rounds: 3", "  rounds: many", "r.yaml:18: stop.rounds: got 'many', expected a valid"),

@@ -1,8 +1,9 @@
-"""The pictures that a cut is repaired on, and the repair of a cut by them."""
+"""The pictures that a cut is chosen and repaired on, and what is done with them."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from yoloprune.measure.copies import device_of
 from yoloprune.measure.pictures import Pictures, load_pictures
 from yoloprune.measure.progress import progress
 from yoloprune.measure.resolve import describe
-from yoloprune.prune.choose import RECON
+from yoloprune.prune.choose import RECON, Choice
 from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
+from yoloprune.prune.search import LEAST, SearchOptions, search
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,6 +81,29 @@ def calibration(
             source, many, what,
         )  # fmt: skip
     return found if many >= _LEAST else None
+
+
+def searched(
+    model: nn.Module,
+    graph: ChannelGraph,
+    choice: Choice,
+    pictures: Pictures,
+    options: SearchOptions,
+) -> Choice:
+    """The same choice with shares that are searched for, as far as there is something to find."""
+    if choice.compares:
+        log.info("--search: left out, the cut takes switched-off channels alone")
+        return choice
+    if len(pictures.files) < LEAST:
+        log.warning(
+            "warning: --search: left out, %s has %d pictures, and it needs at least %d",
+            pictures.source, len(pictures.files), LEAST,
+        )  # fmt: skip
+        return choice
+    with progress("search") as advance:
+        how = replace(options, progress=advance)
+        found = search(model, graph, choice.scores, choice.budget, pictures.images, how)
+    return replace(choice, scores=found.scores, budget=found.budget, search=found.record)
 
 
 def repair_on(

@@ -16,7 +16,7 @@ from yoloprune.prune.score import CRITERIA, Reduce, Scores, score, sparsity_warn
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from yoloprune.prune.search import SearchOptions, SearchRecord
+    from yoloprune.prune.search import SearchRecord
 
 Scope = Literal["global", "local"]
 """Whether one threshold holds for the whole network, or every group loses the same share."""
@@ -143,20 +143,6 @@ def choose_scores(
         compares=scope != "local",
         budget=budget,
     )
-
-
-def search_shares(
-    model: nn.Module,
-    graph: ChannelGraph,
-    choice: Choice,
-    pictures: Tensor,
-    options: SearchOptions,
-) -> Choice:
-    """The same choice with shares that were searched for, see :mod:`yoloprune.prune.search`."""
-    from yoloprune.prune.search import search
-
-    found = search(model, graph, choice.scores, choice.budget, pictures, options)
-    return replace(choice, scores=found.scores, budget=found.budget, search=found.record)
 
 
 def within_groups(scores: Scores, graph: ChannelGraph) -> Scores:

@@ -16,17 +16,21 @@ from yoloprune.errors import CutError, FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
 from yoloprune.measure.pictures import Pictures, find_pictures
-from yoloprune.measure.progress import progress
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
-from yoloprune.prune.calibrate import calibration, calibration_source, drift_warning, repair_on
+from yoloprune.prune.calibrate import (
+    calibration,
+    calibration_source,
+    drift_warning,
+    repair_on,
+    searched,
+)
 from yoloprune.prune.choose import (
     Choice,
     Scope,
     check_criterion,
     choose_scores,
-    search_shares,
 )
 from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Budget, Origin, PrunePlan
@@ -222,7 +226,13 @@ def _make(
     graph = stages.run("trace", trace, model)
     choice = stages.run("score", _scored, model, graph, pictures, options)
     if options.search and pictures is not None:
-        choice = stages.run("search", _searched, model, graph, choice, pictures, source, options)
+        how = SearchOptions(
+            seconds=options.search,
+            seed=options.seed,
+            device=options.device,
+            log=search_log(options.out, source),
+        )
+        choice = stages.run("search", searched, model, graph, choice, pictures, how)
     plan: PrunePlan = stages.run("plan", _planned, graph, choice, source, options)
     remove = plan.remove(graph)
     alive = sparsity_warning(choice.scores, graph, remove) if choice.compares else None
@@ -342,29 +352,6 @@ def _scored(
         pictures=None if pictures is None else pictures.images,
         device=options.device,
     )
-
-
-def _searched(
-    model: nn.Module,
-    graph: ChannelGraph,
-    choice: Choice,
-    pictures: Pictures,
-    source: Source,
-    options: SlimOptions,
-) -> Choice:
-    """Better shares, as far as there is something to look for."""
-    if choice.compares:
-        log.info("--search: left out, the cut takes switched-off channels alone")
-        return choice
-    with progress("search") as advance:
-        how = SearchOptions(
-            seconds=options.search,
-            seed=options.seed,
-            device=options.device,
-            log=search_log(options.out, source),
-            progress=advance,
-        )
-        return search_shares(model, graph, choice, pictures.images, how)
 
 
 def search_log(out: Path, source: Source) -> Path:
