@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import os
 import resource
 import subprocess
@@ -30,12 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from repair_tables import RESULTS, SHARED
-from shared_data import write_table
+from shared_data import smooth_pictures, write_table
 from ultralytics_table import awake, build, every_yaml
 
 from yoloprune.channels.graph import ChannelGraph
@@ -89,18 +87,6 @@ def network(configuration: str) -> nn.Module:
         return build(configuration)[0]
     torch.manual_seed(0)
     return awake(DarknetModel(read_cfg(SHARED / "darknet-cfg" / configuration)))
-
-
-def smooth_pictures(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
-    """Random fields, coarse ones strongest: float32 ``[count, channels, side, side]``, 0 … 1."""
-    generator = torch.Generator().manual_seed(seed)
-    made = torch.zeros(count, channels, side, side)
-    size = 2
-    while size <= side:
-        field = torch.randn(count, channels, size, size, generator=generator)
-        made += F.interpolate(field, (side, side), mode="bicubic") / math.sqrt(size)
-        size *= 2
-    return (0.5 + 0.25 * made).clamp(0, 1)
 
 
 def output_error(model: nn.Module, other: nn.Module, graph: ChannelGraph, given: Tensor) -> float:

@@ -1,14 +1,18 @@
-"""What the benchmarks share: data sets through links, and tables."""
+"""What the benchmarks share: data sets through links, random pictures, and tables."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 import yaml
+from torch import Tensor
 
 from yoloprune.files import write_bytes
 
@@ -38,3 +42,15 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())
+
+
+def smooth_pictures(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
+    """Random fields, coarse ones strongest: float32 ``[count, channels, side, side]``, 0 … 1."""
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.zeros(count, channels, side, side)
+    size = 2
+    while size <= side:
+        field = torch.randn(count, channels, size, size, generator=generator)
+        made += F.interpolate(field, (side, side), mode="bicubic") / math.sqrt(size)
+        size *= 2
+    return (0.5 + 0.25 * made).clamp(0, 1)

@@ -6,7 +6,8 @@ loads each file, counts its parameters, repeats what the model gave before it wa
 validates, fuses, exports to ONNX and compares ONNX Runtime with itself; and its own training
 must stop. Weights are random, with random BatchNorms, for nothing can be downloaded here.
 
-    python benchmarks/stock_check.py
+    python benchmarks/stock_check.py            # cut only
+    python benchmarks/stock_check.py --repair
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from torch import nn
 
 ROOT = Path(__file__).parent.parent
 SIZE = 64  # RT-DETR then lists all its queries: which of two equal ones goes is no difference
+PICTURES = 12
+"""To repair on."""
 MODELS = (
     "yolov8n", "yolo11n", "yolo12n", "yolo26n", "yolov9t", "yolov10n", "yolov5n", "yolov6n",
     "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls", "rtdetr-l",
@@ -64,13 +67,23 @@ def stock(name: str) -> nn.Module:
     return model
 
 
-def make(name: str, folder: Path, percent: float) -> dict[str, Any]:
-    """Slim one model by gamma, and save it beside an input and what it makes of that."""
+def make(name: str, folder: Path, percent: float, repaired: bool) -> dict[str, Any]:
+    """Slim one model by gamma, and save it beside an input and what it makes of that.
+
+    Args:
+        name: of the stock model.
+        folder: for the files.
+        percent: of the channels that go.
+        repaired: fit every layer anew on random pictures.
+    """
+    from shared_data import smooth_pictures
+
     from yoloprune.channels.trace import trace
     from yoloprune.models.door import save
-    from yoloprune.prune.cut import cut_units, self_test
+    from yoloprune.prune.cut import cut_units, kept_units, self_test
     from yoloprune.prune.plan import Budget, Origin
     from yoloprune.prune.planner import Planner
+    from yoloprune.prune.repair import repair
     from yoloprune.prune.score import score
 
     model = stock(name)
@@ -80,6 +93,11 @@ def make(name: str, folder: Path, percent: float) -> dict[str, Any]:
     remove = plan.remove(graph)
     slim: Any = cut_units(model, graph, remove)
     test = self_test(model, graph, remove, slim, compensated=True)
+    layers = 0
+    if repaired:
+        seen = smooth_pictures(PICTURES, 3, SIZE)
+        done = repair(model, slim, graph, kept_units(graph, remove), seen)
+        slim, layers = done.model, sum(layer.pull is not None for layer in done.record.layers)
     (file,) = save(slim, folder / f"{name}-slim.pt")
     x = torch.rand(2, 3, SIZE, SIZE)
     half = deepcopy(slim).half().float()  # before anything is cached in full precision
@@ -91,6 +109,7 @@ def make(name: str, folder: Path, percent: float) -> dict[str, Any]:
         "params_before": sum(p.numel() for p in model.parameters()),
         "params_after": sum(p.numel() for p in slim.parameters()),
         "self_test": test.max_rel_diff,
+        **({"layers_repaired": layers} if repaired else {}),
         "file": str(file),
     }
 
@@ -256,6 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--percent", type=float, default=0.3)
+    parser.add_argument("--repair", action="store_true", help="repair what was cut")
     parser.add_argument("--bccd", type=Path, default=ROOT.parent / "shared/data/bccd")
     parser.add_argument("--out", type=Path, help="CSV; benchmarks/results/… without it")
     parser.add_argument("--check", type=Path, help=argparse.SUPPRESS)
@@ -275,13 +295,13 @@ def main() -> None:
         }
         if args.bccd.is_dir():
             data["detect"] = str(link_data(args.bccd, folder / "bccd"))
-        models = [make(model, folder, args.percent) for model in args.models]
+        models = [make(model, folder, args.percent, args.repair) for model in args.models]
         (folder / "job.json").write_text(json.dumps({"models": models, "data": data}))
         python = fresh_python(folder / "venv")
-        subprocess.run([python, __file__, "--check", folder], check=True, cwd=folder)
+        subprocess.run([python, "-E", __file__, "--check", folder], check=True, cwd=folder)
         rows = json.loads((folder / "rows.json").read_text())
-    percent = round(args.percent * 100)
-    write_table(args.out or ROOT / f"benchmarks/results/stock-check-{percent}pct.csv", rows)
+    kind = f"{round(args.percent * 100)}pct" + "-repaired" * args.repair
+    write_table(args.out or ROOT / f"benchmarks/results/stock-check-{kind}.csv", rows)
     for row in rows:
         print(row)
 

@@ -23,7 +23,8 @@ from yoloprune.errors import ExportError
 from yoloprune.models import export
 from yoloprune.models.checkpoint import write_checkpoint
 from yoloprune.models.export import ExportOptions, difference, export_model
-from yoloprune.prune.cut import cut_units
+from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.repair import repair
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -87,6 +88,25 @@ def test_a_darknet_network_in_onnx_runtime(darknet: DarknetModel, tmp_path: Path
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
     assert metadata(result.file)["letterbox"] == "false"
     assert not darknet.export
+
+
+@pytest.mark.parametrize("family", ["slim", "darknet"])
+def test_a_repaired_model_in_onnx_runtime(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model: nn.Module = request.getfixturevalue(family)
+    graph = trace(model)
+    remove = nets.random_units(graph, 0.3)
+    thin = cut_units(model, graph, remove)
+    pictures = torch.rand(6, 3, 64, 64)
+    done = repair(model, thin, graph, kept_units(graph, remove), pictures)
+    assert sum(layer.pull is not None for layer in done.record.layers) > 5
+    result = export_model(done.model, "mended", ExportOptions(out=tmp_path, imgsz=64))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted, plain = done.model(x)[0], thin(x)[0]
+    np.testing.assert_allclose(run(result.file, x)[0], wanted, rtol=1e-3, atol=1e-2)
+    assert not np.allclose(run(result.file, x)[0], plain, rtol=1e-3, atol=1e-2)
 
 
 def test_half_precision(slim: nn.Module, tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests.nets import random_units
+from tests.peers import agrees_in_opencv, picture_for
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import read_cfg
 from yoloprune.darknet.network import DarknetModel, load_weights
@@ -54,12 +53,6 @@ def network(path: Path) -> DarknetModel:
     return model.eval()
 
 
-def picture_for(model: DarknetModel, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A random input, larger than the traced one, that every head accepts."""
-    side = max(128, 2 * int(model.stride.max()))
-    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
 @pytest.mark.parametrize("path", marked(CFGS + TRAINED + SHIPPED))
 def test_a_random_cut_is_lossless_and_opencv_agrees(path: Path, tmp_path: Path) -> None:
     model = network(path)
@@ -78,28 +71,3 @@ def test_a_random_cut_is_lossless_and_opencv_agrees(path: Path, tmp_path: Path) 
     assert isinstance(slim, DarknetModel)
     written = save(slim, tmp_path / "slim.cfg")
     assert agrees_in_opencv(slim, *written)
-
-
-def agrees_in_opencv(model: DarknetModel, cfg: Path, weights: Path) -> bool:
-    """Compare what enters every head with OpenCV's own reading of the files."""
-    cv2.setNumThreads(1)
-    try:
-        net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
-    except cv2.error as exc:
-        # No peer then: an unknown layer, or a cfg with more anchors than its num says.
-        if "Unknown layer type" in str(exc) or "num_of_anchors" in str(exc):
-            pytest.skip(f"OpenCV's importer refuses it: {str(exc).splitlines()[0][-60:]}")
-        raise
-    layers = list(net.getLayerNames())
-    names = [layers[layers.index(f"permute_{i}") - 1] for i in model.heads]
-    for norm in model.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.eps = 1e-6  # OpenCV's importer; Darknet itself has 1e-5
-    image = picture_for(model)
-    with torch.no_grad():
-        expected = model(image)[1]
-    net.setInput(image.numpy())
-    return all(
-        np.abs(found - raw.numpy()).max() <= 1e-3 * np.abs(raw.numpy()).max()
-        for found, raw in zip(net.forward(names), expected, strict=True)
-    )

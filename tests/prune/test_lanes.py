@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from yoloprune.prune.lanes import Lane, share_out, split
+from yoloprune.prune.lanes import Lane, crews, share_out, split
 
 
 def test_lanes_run_one_at_a_time_and_stop_where_they_say() -> None:
@@ -69,3 +69,17 @@ def test_every_picture_is_in_one_lane(count: int, most: int) -> None:
     assert [h.index for h in handfuls] == list(range(len(handfuls)))
     assert {h.held_out for h in handfuls[:2]} == {False, True}
     assert max(len(h.images) for h in handfuls) <= min(most, 16)
+
+
+def test_lanes_start_where_there_is_room_for_what_is_soon_to_come() -> None:
+    room = [9] * 3 + [3] + [9] * 12
+    found = crews(room, 5)
+    assert found[0] == found[3] == (0, 1, 2)
+    assert found[4] == found[-1] == (0, 1, 2, 3, 4)
+
+
+def test_a_lane_that_was_given_up_does_not_come_back() -> None:
+    assert crews([4] * 11 + [1] + [6] * 3, 6)[0] == (0, 1, 2, 3)
+    found = crews([4] * 11 + [1] + [6] * 3, 6)
+    assert found[2] == found[11] == (0, 1)  # two at least
+    assert found[12] == (0, 1, 4, 5)

@@ -133,6 +133,13 @@ def test_few_pictures_at_a_time_give_the_same_repair() -> None:
     assert min(rows) < max(rows) or max(rows) < whole.record.layers[0].rows
 
 
+def test_where_few_pictures_have_room_more_is_taken_from_each() -> None:
+    _, whole = mended(lively(Residual()), "a.0", [1, 2], RepairOptions(rows=200))
+    _, narrow = mended(lively(Residual()), "a.0", [1, 2], RepairOptions(rows=200, memory=100_000))
+    assert {layer.rows for layer in whole.record.layers} == {200}
+    assert all(200 <= layer.rows <= 208 for layer in narrow.record.layers)
+
+
 class Twice(nn.Module):
     """``b`` is called twice, and two layers share one weight."""
 

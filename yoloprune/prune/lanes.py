@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 
 _LARGEST = 16
 """Pictures in one lane."""
+_SOON = 10
+"""Layers ahead at which a lane that starts must still have room."""
 
 
 class _GivenUp(BaseException):
@@ -132,3 +134,27 @@ def share_out(pictures: Tensor, held_out: float, *, most: int) -> list[Handful]:
             parts.append((i / lanes, kind, chosen))
     parts.sort(key=lambda part: part[:2])
     return [Handful(i, pictures[part[2]], part[1]) for i, part in enumerate(parts)]
+
+
+def crews(room: Sequence[int], lanes: int) -> list[tuple[int, ...]]:
+    """Which lanes are on their way at each layer: two at least, more where there is room.
+
+    Args:
+        room: how many memory has room for at each layer, in the order of the pass.
+        lanes: how many there are.
+
+    Returns:
+        Their numbers. One that is not named any more has been given up; one that is named late
+        starts there.
+    """
+    active: list[int] = []
+    begun = 0
+    found = []
+    for i in range(len(room)):
+        many = max(2, min(room[i : i + _SOON]))
+        del active[many:]
+        fresh = range(begun, min(lanes, begun + many - len(active)))
+        active += fresh
+        begun += len(fresh)
+        found.append(tuple(active))
+    return found

@@ -27,8 +27,6 @@ _EXACT = 1e-10
 """A layer that is off by less, as a share of its variance, has nothing to repair."""
 _WIDE = 1500
 """Inputs of a layer after which memory is tidied up: its matrices took 20 MB each."""
-_SOON = 10
-"""Layers ahead at which a lane that starts must still have room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +45,7 @@ class RepairOptions:
 
     held_out: float = 0.25
     rows: int = 8192
-    memory: int = 1_500_000_000
+    memory: int = 1_000_000_000
     seed: int = 0
     device: str | None = None
     near: Mapping[str, float] | None = None
@@ -125,7 +123,6 @@ class Mending:
         self._lanes = [Lane(self._forward(handful)) for handful in self._handfuls]
         repaired: dict[str, LayerRepair] = {}
         total = len({(path, call) for _, path, call in self._targets})
-        allowed = self._allowed()
         active = self._lanes[:2]
         try:
             while active:
@@ -136,7 +133,7 @@ class Mending:
                 if not active:
                     break
                 key: _Key = active[0].at  # type: ignore[assignment]
-                active = self._crew(active, allowed.get(key[0], 2), key)
+                active = self._crew(active, key[0])
                 repaired[key[0]] = self._solve(key, repaired.get(key[0]))
                 self._done.add(key)
                 self._options.progress(len(self._done), total)
@@ -145,15 +142,14 @@ class Mending:
                 lane.give_up()
         return list(repaired.values())
 
-    def _crew(self, active: list[Lane], allowed: int, key: _Key) -> list[Lane]:
-        """As many lanes at this layer as memory allows: some start late, some are given up."""
-        for lane in active[max(allowed, 2) :]:
-            self._give_up(lane)
-        active = active[: max(allowed, 2)]
-        for lane in self._lanes:
-            if len(active) < allowed and not lane.begun and lane.go() is not None:
-                active.append(lane)
-        return active
+    def _crew(self, active: list[Lane], path: str) -> list[Lane]:
+        """The lanes that memory allows at this layer: some start late, some are given up."""
+        crew = [self._lanes[number] for number in self._looked.crews[path]]
+        for lane in active:
+            if lane not in crew:
+                self._give_up(lane)
+        active = [lane for lane in active if lane in crew]
+        return active + [lane for lane in crew if not lane.begun and lane.go() is not None]
 
     def _give_up(self, lane: Lane) -> None:
         """Let a lane go, and what it was to be held against."""
@@ -161,14 +157,6 @@ class Mending:
         number = self._lanes.index(lane)
         for key in [key for key in self._targets if key[0] == number]:
             del self._targets[key]
-
-    def _allowed(self) -> dict[str, int]:
-        """How many lanes may be on their way at each layer, and still may be soon after it."""
-        size = max(len(handful.images) for handful in self._handfuls)
-        order = list(dict.fromkeys(path for _, path, _ in self._targets))
-        live = self._looked.live
-        room = [int(self._options.memory // (max(live.get(p, 1), 1) * size)) for p in order]
-        return {path: max(2, min(room[i : i + _SOON])) for i, path in enumerate(order)}
 
     def _forward(self, handful: Handful) -> Callable[[], None]:
         def run() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune.channels.trace import to_training
 from yoloprune.measure.copies import device_of
-from yoloprune.prune.lanes import Handful, share_out
+from yoloprune.prune.lanes import Handful, crews, share_out
 from yoloprune.prune.live import live_bytes
 from yoloprune.prune.patches import is_batched, positions, spread, written
 from yoloprune.prune.replay import Recorder
@@ -43,7 +43,8 @@ class Targets:
 
     Attributes:
         handfuls: the pictures, in parts that are passed one by one.
-        live: layer → bytes that a pass of one picture holds there, see :func:`live_bytes`.
+        crews: layer → the handfuls that are to come to it in turn, as far as memory has room for
+            what their passes hold there; rows are taken from these alone.
         values: what was seen.
         norm_means: BatchNorm → its running mean.
         drift: as :class:`~yoloprune.prune.repair.RepairRecord` has it.
@@ -85,11 +86,14 @@ class Targets:
         modules = {path: full.get_submodule(path) for path in layers}
         self._means: dict[str, list[Tensor]] = defaultdict(list)
         self.values: dict[Key, Target] = {}
-        self._per_picture = -(-rows // len(pictures))
+        self._rows = rows
         with mode_of(full, training), torch.no_grad():
-            self.live = live_bytes(full, self.input(pictures[:1]), modules)
-            most = int(memory // (4 * max(self.live[""], 1)))
+            live = live_bytes(full, self.input(pictures[:1]), modules)
+            most = int(memory // (4 * max(live.pop(""), 1)))
             self.handfuls = share_out(pictures, held_out, most=most)
+            size = max(len(handful.images) for handful in self.handfuls)
+            room = [int(memory // (max(held, 1) * size)) for held in live.values()]
+            self.crews = dict(zip(live, crews(room, len(self.handfuls)), strict=True))
             self._look(full, modules)
         norms = {
             norm_of[path]: full.get_submodule(norm_of[path]) for path in layers if path in norm_of
@@ -129,7 +133,11 @@ class Targets:
     def _keep(
         self, handful: Handful, path: str, call: int, layer: nn.Module, output: Tensor
     ) -> None:
-        wanted = self._per_picture * len(handful.images)
+        crew = self.crews[path]
+        if handful.index not in crew:
+            return
+        pictures = sum(len(self.handfuls[number].images) for number in crew)
+        wanted = -(-self._rows // pictures) * len(handful.images)
         seed = zlib.crc32(f"{self._seed} {handful.index} {path} {call}".encode())
         at = spread(positions(layer, output.shape), wanted, seed).to(output.device)
         values = written(layer, output, at)
