@@ -48,6 +48,8 @@ from yoloprune.prune.recon import removal_order
 from yoloprune.prune.repair import RepairRecord, repair
 
 PERCENT = 0.3
+LEAST_SIDE = 128
+"""Of the pictures; more where a network cannot be traced at that."""
 PICTURES, FRESH = 12, 4
 LEAST = 1e-10
 """Error under which a layer has nothing to repair."""
@@ -82,11 +84,14 @@ def configurations() -> list[str]:
 
 
 def network(configuration: str) -> nn.Module:
-    """A configuration with random weights."""
+    """A configuration with random weights, alive on pictures like those that repair gets."""
     if configuration.endswith(".yaml"):
-        return build(configuration)[0]
-    torch.manual_seed(0)
-    return awake(DarknetModel(read_cfg(SHARED / "darknet-cfg" / configuration)))
+        model = build(configuration)[0]
+    else:
+        torch.manual_seed(0)
+        model = DarknetModel(read_cfg(SHARED / "darknet-cfg" / configuration))
+    channels = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return awake(model, pictures=smooth_pictures(PICTURES, channels, LEAST_SIDE, seed=1))
 
 
 def output_error(model: nn.Module, other: nn.Module, graph: ChannelGraph, given: Tensor) -> float:
@@ -109,7 +114,7 @@ def row_of(configuration: str) -> tuple[Row, RepairRecord, nn.Module]:
     """
     model = network(configuration)
     graph = trace(model)
-    side = max(128, graph.input_shape[-1])
+    side = max(LEAST_SIDE, graph.input_shape[-1])
     pictures = smooth_pictures(PICTURES + FRESH, graph.input_shape[1], side)
     seen, fresh = pictures[:PICTURES], pictures[PICTURES:]
     start = time.perf_counter()

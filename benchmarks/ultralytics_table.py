@@ -101,8 +101,8 @@ def build(yaml: str, seed: int = 0) -> tuple[nn.Module, str]:
     return awake(model, seed), "detect" if "rtdetr" in yaml else task
 
 
-def awake(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give BatchNorms random scales and shifts, and the statistics of random pictures."""
+def awake(model: nn.Module, seed: int = 0, pictures: Tensor | None = None) -> nn.Module:
+    """Give BatchNorms random scales and shifts, and the statistics of pictures: noise, or these."""
     generator = torch.Generator().manual_seed(seed)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -114,7 +114,8 @@ def awake(model: nn.Module, seed: int = 0) -> nn.Module:
             for norm in norms:
                 norm.train()
                 norm.momentum = 1.0
-            _try(model, torch.rand(8, _channels(model), 128, 128, generator=generator))
+            noise = torch.rand(8, _channels(model), 128, 128, generator=generator)
+            _try(model, noise if pictures is None else pictures)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
