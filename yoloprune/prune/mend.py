@@ -25,8 +25,6 @@ from yoloprune.prune.trim import trim
 
 _EXACT = 1e-10
 """A layer that is off by less, as a share of its variance, has nothing to repair."""
-_WIDE = 1500
-"""Inputs of a layer after which memory is tidied up: its matrices took 20 MB each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +249,7 @@ class Mending:
                 shift.add_(found.bias.ravel(), alpha=sign)
         if (path, call + 1) not in {(p, c) for _, p, c in self._targets}:
             del self._sums[path]
-        if rows.x.shape[1] > _WIDE:
+        if near is None:  # a search that repairs again and again soon wants it back
             trim()
         return LayerRepair(
             path=path,
