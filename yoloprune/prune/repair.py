@@ -110,7 +110,9 @@ def repair(
     drift = None
     for training, layers in passes(thin, graph):
         looked = look(dense, graph, pictures, layers, options, outputs=outputs, training=training)
-        done += Mending(thin, looked, graph, kept, layers, options).carry_out()
+        mending = Mending(thin, looked, graph, kept, layers, options)
+        looked.values.clear()  # so that what a layer was held against goes when it is done
+        done += mending.carry_out()
         drift = looked.drift if drift is None else drift
     record = RepairRecord(
         pictures=len(pictures),
