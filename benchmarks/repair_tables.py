@@ -55,7 +55,7 @@ from yoloprune.measure.pictures import load_pictures
 from yoloprune.measure.size import count
 from yoloprune.models.door import load, save
 from yoloprune.prune.choose import choose_scores
-from yoloprune.prune.cost import MacModel
+from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
@@ -157,13 +157,13 @@ def at_macs(net: Net, criterion: str, share: float, device: str) -> tuple[float,
         net.model, net.graph, Budget(percent=0.5), criterion=score,
         scope=scope, pictures=net.pictures, device=device,  # type: ignore[arg-type]
     )  # fmt: skip
-    planner, cost = Planner(net.graph), MacModel(count(net.model, SIZE), net.graph)
+    planner, cost = Planner(net.graph), Costs(net.model, net.graph, count(net.model, SIZE))
     low, high = 0.005, 0.97
     best: tuple[float, float, IntArray] | None = None
     for _ in range(20):
         percent = (low + high) / 2
         remove = planner.choose(chosen.scores, Budget(percent=percent))
-        gap = cost.macs(kept_units(net.graph, remove)) / cost.total - share
+        gap = cost.macs(kept_units(net.graph, remove)) / cost.full.macs - share
         if best is None or abs(gap) < best[0]:
             best = abs(gap), percent, remove
         if abs(gap) < 0.0005:

@@ -1,4 +1,4 @@
-"""Multiply-adds of cuts that nobody made equal those of cuts that were made."""
+"""What cuts cost that nobody made equals what those cost that were made."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torch import nn
 from yoloprune.channels import trace
 from yoloprune.measure.size import count
 from yoloprune.models.door import load
-from yoloprune.prune.cost import MacModel
+from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
 
 
-def check(model: nn.Module, side: int, seed: int) -> None:
+def check(model: nn.Module, side: int, seed: int, plans: int = 2) -> None:
     graph = trace(model)
     size = count(model, side)
-    known = MacModel(size, graph)
-    assert known.macs(np.ones(graph.n_units, dtype=bool)) == size.macs
+    known = Costs(model, graph, size)
+    assert (known.full.macs, known.full.params) == (size.macs, size.params)
     random = np.random.default_rng(seed)
-    for percent in (0.2, 0.7):
+    for percent in np.linspace(0.2, 0.7, plans):
         scores = Scores(values=random.random(graph.n_units), criterion="random", missing="none")
-        remove = Planner(graph).choose(scores, Budget(percent=percent, min_channels=1))
+        budget = Budget(percent=float(percent), min_channels=1)
+        remove = Planner(graph).choose(scores, budget)
         thin = cut_units(model, graph, remove, compensate=False)
-        told = known.macs(kept_units(graph, remove))
-        layers = {layer.name: layer.macs for layer in count(thin, side).layers}
-        outside = sum(
-            macs for path, macs in layers.items() if not hasattr(at(thin, path), "weight")
-        )
-        assert told - known.outside == pytest.approx(sum(layers.values()) - outside, rel=1e-12)
+        told, found = known.of(kept_units(graph, remove)), count(thin, side)
+        assert (told.macs, told.params) == (found.macs, found.params)
+        numbers = [t.numel() for t in thin.state_dict().values() if t.is_floating_point()]
+        assert told.bytes["fp32"] == 4 * sum(numbers) == 2 * told.bytes["fp16"]
+        weights = sum(m.weight.numel() for m in thin.modules() if isinstance(m, LAYERS))
+        assert told.bytes["int8"] == weights + 4 * (sum(numbers) - weights)
 
 
-def at(model: nn.Module, path: str) -> nn.Module:
-    return model.get_submodule(path)
+LAYERS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -44,6 +44,8 @@ def test_random_networks(seed: int) -> None:
     check(RandomNet(seed).eval(), 16, seed)
 
 
-@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolov5n.yaml", "yolov9t.yaml", "yolov6n.yaml"])
+@pytest.mark.parametrize(
+    "name", ["yolov8n.yaml", "yolov9t.yaml", "yolov6n.yaml", "yolo11n.yaml", "yolo12n.yaml"]
+)
 def test_stock_networks(name: str) -> None:
     check(load(name)[0], 64, 0)

@@ -13,6 +13,7 @@ from yoloprune.channels.graph import (
     Group,
     IntArray,
     IntField,
+    Product,
     TensorAxis,
 )
 from yoloprune.channels.ids import IdArray, line
@@ -63,6 +64,10 @@ def assemble(
         unreached=unreached,
         input_shape=tuple(int(n) for n in input_shape),
         carried_outputs=carried_outputs,
+        products=tuple(
+            Product(module=module, units=units.of(ids), macs=macs)
+            for module, ids, macs in tracer.products
+        ),
     )
 
 

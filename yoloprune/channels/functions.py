@@ -6,6 +6,7 @@ bounds are numbers. ``x.view(b, self.c, -1)`` names an attribute that must follo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -332,6 +333,9 @@ def attention(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], ca
     out = _quietly(tracer, call)
     tracer.touch((q, k, v))
     left, right, value = tracer.get(q), tracer.get(k), tracer.get(v)
+    pairs = math.prod(q.shape[:-1]) * int(k.shape[-2])
+    for ids, width in ((left, q.shape[-1]), (value, v.shape[-1])):
+        tracer.multiply(None if ids is None else ids[..., 0, :], pairs * int(width))
     for ids in (left, right, value):
         if ids is not None and tracer.ids.varies(ids, ids.ndim - 2):
             tracer.freeze((q, k, v), "attention over an axis of channels")

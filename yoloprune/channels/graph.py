@@ -88,6 +88,22 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """A matrix product of activations (attention), which no layer with weights multiplies.
+
+    Attributes:
+        module: path of the module that carries it out.
+        units: int64 ``[n]``: the channels of the one axis that a cut shortens, each of which
+            costs the same; -1 for one that is of no layer. Empty where none does.
+        macs: multiply-adds on the picture that was traced.
+    """
+
+    module: str
+    units: IntArray
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelGraph:
     """The channel dependencies of one model.
 
@@ -107,6 +123,7 @@ class ChannelGraph:
         carried_outputs: which tensors of the model's (flattened) eval output are inputs that a
             module hands on beside its results; their channels may be pruned, so they are no
             results to compare.
+        products: matrix products of activations in evaluation, in the order of the pass.
     """
 
     n_units: int
@@ -120,6 +137,7 @@ class ChannelGraph:
     unreached: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = (1, 3, 64, 64)
     carried_outputs: tuple[int, ...] = ()
+    products: tuple[Product, ...] = ()
 
     @property
     def prunable(self) -> BoolArray:

@@ -434,6 +434,7 @@ def added_product(tracer: Tracer, name: str, args: Sequence[Any], out: Tensor) -
 def matmul(tracer: Tracer, a: Tensor, b: Tensor, out: Tensor) -> None:
     """``[.., m, k] @ [.., k, n]`` on ids."""
     left, right = tracer.get(a), tracer.get(b)
+    tracer.multiply(_width(tracer, left, right), out.numel() * int(a.shape[-1]))
     if left is None and right is None:
         return
     varies = tracer.ids.varies
@@ -457,6 +458,16 @@ def matmul(tracer: Tracer, a: Tensor, b: Tensor, out: Tensor) -> None:
         return
     unify_pairs(tracer, left[..., :1, 0], right[..., 0, :1])
     tracer.shadows.put(out, left[..., :1, :1])
+
+
+def _width(tracer: Tracer, left: IdArray | None, right: IdArray | None) -> IdArray | None:
+    """The line of channels, over all matrices of a batch, with which a product's cost goes."""
+    for ids, axis in ((left, -1), (left, -2), (right, -1), (right, -2)):
+        if ids is not None and tracer.ids.varies(ids, ids.ndim + axis):
+            return ids[..., 0, :] if axis == -1 else ids[..., :, 0]
+    if left is not None:  # only whole matrices (heads) can go
+        return left[..., 0, 0]
+    return None if right is None else right[..., 0, 0]
 
 
 @rule(

@@ -46,6 +46,7 @@ class Tracer:
         place: paths of the modules that are running, innermost last.
         entered: path of each module → ids of what entered it last.
         left: path of each module → ids of what left it last.
+        products: matrix products of the first pass: module, line of channels, multiply-adds.
         quiet: while true, operations are neither followed nor judged.
         shape: sizes that the running function asks for, one each axis of its result; an entry
             is a (traced) integer, or ``None`` for "whatever is left".
@@ -68,6 +69,7 @@ class Tracer:
         self.whole: set[tuple[str, int | None]] = set()
         self.entered: dict[str, list[IdArray]] = {}
         self.left: dict[str, list[IdArray]] = {}
+        self.products: list[tuple[str, IdArray, int]] = []
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.numel():
                 self.tensors.setdefault(tensor.data_ptr(), (name, tensor))
@@ -118,6 +120,12 @@ class Tracer:
             for (owner, axis), found in self.axes.items():
                 if owner == name and dim in (None, axis):
                     self.ids.freeze(found.ids, f"{name} also meets tensors without channels")
+
+    def multiply(self, ids: IdArray | None, macs: int) -> None:
+        """Note a matrix product of activations whose cost goes with a line of channels."""
+        if len(self.reads) == 1:
+            line = np.zeros(0, dtype=np.int32) if ids is None else ids.ravel()
+            self.products.append((self.place[-1] if self.place else "", line, macs))
 
     def freeze(self, tensors: Iterable[Any], reason: str) -> None:
         """Freeze every channel that these tensors carry."""

@@ -1,46 +1,175 @@
-"""What a cut model costs, from the full one's layers and the units that stay: no model is built."""
+"""What a cut model costs, from the full one's tensors and the units that stay: no model is built."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 
-from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
+from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray, TensorAxis
 from yoloprune.measure.size import Size
 
+if TYPE_CHECKING:
+    from torch import nn
 
-class MacModel:
-    """Multiply-adds of any plan of one network.
+Precision = Literal["fp32", "fp16", "int8"]
+"""How the numbers of a model are kept: 4 bytes each, 2 each, or 1 for weights and 4 for the rest."""
 
-    A layer's are the product of its outputs, its inputs and its places, hence fall with the first
-    two. What is multiplied outside of layers (attention) is taken as it was.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one plan.
 
     Attributes:
-        total: of the full network.
-        outside: of these, what no layer with weights multiplies.
+        macs: multiply-adds of one image.
+        params: parameters.
+        bytes: of parameters and BatchNorm statistics in each precision.
     """
 
-    def __init__(self, size: Size, graph: ChannelGraph) -> None:
-        """Sort what is multiplied by the units that it depends on.
+    macs: int
+    params: int
+    bytes: Mapping[Precision, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Something whose size is a product: of a constant and of counts that a cut lowers.
+
+    Attributes:
+        rest: what no cut changes.
+        axes: of each axis with channels, the units along it …
+        parts: … and by what their number is to be divided (groups of a grouped convolution).
+    """
+
+    rest: int
+    axes: tuple[IntArray, ...]
+    parts: tuple[int, ...] = ()
+
+    def size(self, kept: BoolArray) -> int:
+        """With these units; ``kept`` ends with one more, true, that stands for no unit."""
+        size = self.rest
+        for units, by in zip(self.axes, self.parts, strict=True):
+            size *= int(np.count_nonzero(kept[units])) // by
+        return size
+
+
+class Costs:
+    """Multiply-adds, parameters and bytes of any plan of one network, exactly.
+
+    A tensor holds as many numbers as the product of its sides, and a layer multiplies as many
+    as its weight holds at each of its places. Products of activations (attention) go with the
+    channels that are multiplied, see :class:`~yoloprune.channels.graph.Product`. What neither
+    explains stays as it was.
+
+    Attributes:
+        full: of the network without a cut.
+        outside: multiply-adds of no layer with weights.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, size: Size) -> None:
+        """Sort what there is by the units that it depends on.
 
         Args:
-            size: of the full network, layer by layer.
+            model: the traced network.
             graph: its channels.
+            size: of it, layer by layer.
         """
-        self.total = size.macs
-        axes: dict[str, list[IntArray]] = {}
-        for axis in graph.axes:
-            if axis.tensor.endswith(".weight"):
-                axes.setdefault(axis.module, []).append(axis.units.ravel())
-        self._layers = [
-            (layer.macs, axes[layer.name])
-            for layer in size.layers
-            if layer.macs and layer.name in axes
-        ]
-        self.outside = size.macs - sum(macs for macs, _ in self._layers)
+        from yoloprune.prune.patches import LAYERS
 
-    def macs(self, kept: BoolArray) -> float:
+        axes: dict[str, list[TensorAxis]] = defaultdict(list)
+        for axis in graph.axes:
+            axes[axis.tensor].append(axis)
+        self._n = graph.n_units
+        self._params, self._buffers, self._weights = list[_Part](), list[_Part](), list[_Part]()
+        for name, tensor in model.named_parameters():
+            part = _tensor(tensor.shape, axes.get(name, ()))
+            self._params.append(part)
+            if name.endswith(".weight") and isinstance(
+                model.get_submodule(name.removesuffix(".weight")), LAYERS
+            ):
+                self._weights.append(part)
+        for name, tensor in model.named_buffers():
+            if tensor.is_floating_point():
+                self._buffers.append(_tensor(tensor.shape, axes.get(name, ())))
+        self._layers: dict[str, _Part] = {}
+        for layer in size.layers:
+            weight = f"{layer.name}.weight"
+            if layer.macs and weight in axes:
+                shape = model.get_parameter(weight).shape
+                part = _tensor(shape, axes[weight])
+                self._layers[layer.name] = _Part(
+                    part.rest * layer.macs // math.prod(shape), part.axes, part.parts
+                )
+        others = {
+            layer.name: layer.macs
+            for layer in size.layers
+            if layer.macs and layer.name not in self._layers
+        }
+        self.outside = sum(others.values())
+        for module, macs in others.items():
+            self._products(module, macs, graph)
+        self.full = self.of(np.ones(graph.n_units, dtype=bool))
+
+    def _products(self, module: str, macs: int, graph: ChannelGraph) -> None:
+        """Share the multiply-adds of a module without weights out to its products."""
+        found = [product for product in graph.products if product.module == module]
+        traced = sum(product.macs for product in found)
+        rest = macs
+        for i, product in enumerate(found):
+            if product.units.size:
+                each = macs * product.macs // traced // product.units.size
+                self._layers[f"{module} product {i}"] = _Part(each, (product.units.ravel(),), (1,))
+                rest -= each * product.units.size
+        self._layers[f"{module} rest"] = _Part(rest, ())
+
+    def macs(self, kept: BoolArray) -> int:
         """Of the network in which these units are kept, bool ``[n_units]``."""
-        total = float(self.outside)
-        for macs, axes in self._layers:
-            total += macs * float(np.prod([kept[units].mean() for units in axes]))
-        return total
+        return _total(self._layers.values(), self._with_none(kept))
+
+    def params(self, kept: BoolArray) -> int:
+        """As :meth:`macs`."""
+        return _total(self._params, self._with_none(kept))
+
+    def bytes(self, kept: BoolArray, precision: Precision) -> int:
+        """As :meth:`macs`."""
+        kept = self._with_none(kept)
+        numbers = _total(self._params, kept) + _total(self._buffers, kept)
+        if precision == "int8":
+            return 4 * numbers - 3 * _total(self._weights, kept)
+        return {"fp32": 4, "fp16": 2}[precision] * numbers
+
+    def of(self, kept: BoolArray) -> Cost:
+        """All three."""
+        names: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+        return Cost(
+            macs=self.macs(kept),
+            params=self.params(kept),
+            bytes={name: self.bytes(kept, name) for name in names},
+        )
+
+    def layer(self, path: str, kept: BoolArray) -> int:
+        """Multiply-adds of one layer with weights; 0 where it has none."""
+        part = self._layers.get(path)
+        return 0 if part is None else part.size(self._with_none(kept))
+
+    def _with_none(self, kept: BoolArray) -> BoolArray:
+        return np.append(kept, True)
+
+
+def _tensor(shape: Iterable[int], axes: Iterable[TensorAxis]) -> _Part:
+    """How many numbers a tensor holds."""
+    sides = list(shape)
+    units, parts = [], []
+    for axis in axes:
+        sides[axis.dim] = 1
+        units.append(axis.units.ravel())
+        parts.append(axis.units.shape[0] if axis.units.ndim > 1 else 1)
+    return _Part(math.prod(sides), tuple(units), tuple(parts))
+
+
+def _total(parts: Iterable[_Part], kept: BoolArray) -> int:
+    return sum(part.size(kept) for part in parts)

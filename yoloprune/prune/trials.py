@@ -13,7 +13,7 @@ from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.measure.size import count
 from yoloprune.prune.apart import Seen
-from yoloprune.prune.cost import MacModel
+from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.mend import Mending, RepairOptions
 from yoloprune.prune.plan import Budget
@@ -73,7 +73,7 @@ class Trials:
         place = device_of(model) if options.device is None else find_device(options.device)
         self._full = float32_copy(model, place)
         size = count(model, (int(pictures.shape[-2]), int(pictures.shape[-1])))
-        self._cost, self._planner = MacModel(size, graph), Planner(graph)
+        self._cost, self._planner = Costs(model, graph, size), Planner(graph)
         self.stages: list[Stage] = stages(model, graph, size)
         # What only training reaches does not change what is seen.
         self._layers = next(
