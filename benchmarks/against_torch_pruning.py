@@ -103,8 +103,8 @@ def torch_pruning(model: nn.Module, side: int) -> nn.Module:
 def yoloprune(model: nn.Module, compensate: bool) -> nn.Module:
     """Trace, score, plan and cut."""
     from yoloprune.channels import trace
+    from yoloprune.prune.budget import Budget
     from yoloprune.prune.cut import cut_units
-    from yoloprune.prune.plan import Budget
     from yoloprune.prune.planner import plan
     from yoloprune.prune.score import score
 

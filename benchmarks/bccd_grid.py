@@ -49,7 +49,7 @@ from yoloprune.measure.environment import environment
 from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.size import count
 from yoloprune.models.door import Source, load
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.train.options import (
     Distil,

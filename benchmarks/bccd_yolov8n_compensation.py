@@ -26,8 +26,8 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.size import count
 from yoloprune.models.door import load
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, self_test
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import plan
 from yoloprune.prune.score import gamma_quantiles, score
 

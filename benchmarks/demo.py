@@ -30,7 +30,7 @@ from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.predict import boxes_of
 from yoloprune.measure.size import count
 from yoloprune.models.door import Source, load
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.slim import SlimOptions, SlimResult, slim
 from yoloprune.report.plots import Panel, detections_picture
 from yoloprune.report.slim import write_slim_report

@@ -16,7 +16,7 @@ import torch
 from yoloprune.files import write_bytes
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 

@@ -18,7 +18,7 @@ from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.models.door import load
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train

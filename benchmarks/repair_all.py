@@ -41,8 +41,8 @@ from yoloprune.channels.table import tensors_in
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import read_cfg
 from yoloprune.darknet.network import DarknetModel
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, kept_units, self_test
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.recon import removal_order
 from yoloprune.prune.repair import RepairRecord, repair

@@ -51,8 +51,8 @@ from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.size import count
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.recon import removal_order
 from yoloprune.prune.repair import RepairOptions, repair

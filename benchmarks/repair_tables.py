@@ -54,10 +54,10 @@ from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.pictures import load_pictures
 from yoloprune.measure.size import count
 from yoloprune.models.door import load, save
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import choose_scores
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairOptions, repair
 from yoloprune.prune.search import SearchOptions, search

@@ -22,7 +22,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.measure.environment import environment
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train.equip import Equip
 from yoloprune.train.options import Importance, SparsityOptions, TrainOptions
 from yoloprune.train.trainer import KeepingDetectionTrainer

@@ -80,8 +80,9 @@ def make(name: str, folder: Path, percent: float, repaired: bool) -> dict[str, A
 
     from yoloprune.channels.trace import trace
     from yoloprune.models.door import save
+    from yoloprune.prune.budget import Budget
     from yoloprune.prune.cut import cut_units, kept_units, self_test
-    from yoloprune.prune.plan import Budget, Origin
+    from yoloprune.prune.plan import Origin
     from yoloprune.prune.planner import Planner
     from yoloprune.prune.repair import repair
     from yoloprune.prune.score import score

@@ -39,8 +39,8 @@ from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.table import tensors_in
 from yoloprune.errors import CutError
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, self_test
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
 from yoloprune.prune.selftest import relative_difference, silenced

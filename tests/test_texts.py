@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from yoloprune.errors import DataError
-from yoloprune.texts import TEXT_VARIABLE, kind_of, parse_time, parse_yaml, read_text, read_yaml
+from yoloprune.texts import (
+    TEXT_VARIABLE,
+    kind_of,
+    parse_amount,
+    parse_time,
+    parse_yaml,
+    read_text,
+    read_yaml,
+)
 
 HERE = Path("t.yaml")
 
@@ -154,3 +162,28 @@ def test_times_are_read(text: str, seconds: float) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no time"):
         parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "of_bytes", "amount"),
+    [
+        ("0.5", False, 0.5),
+        ("50%", True, 0.5),
+        (".25", False, 0.25),
+        ("2.1G", False, 2.1e9),
+        ("3 m", False, 3e6),
+        ("2.5e6", False, 2.5e6),
+        ("0.5M", False, 5e5),
+        ("2MB", True, 2e6),
+        ("1.5MiB", True, 1.5 * 2**20),
+        ("800k", True, 8e5),
+    ],
+)
+def test_amounts_and_shares(text: str, of_bytes: bool, amount: float) -> None:
+    assert parse_amount(text, of_bytes=of_bytes) == pytest.approx(amount, rel=1e-15)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0", "-1", "200%", "100%", "2MB", "9ms", "x", "1e999"])
+def test_what_is_neither(text: str) -> None:
+    with pytest.raises(ValueError, match="is neither a share nor an amount"):
+        parse_amount(text)

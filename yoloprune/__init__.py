@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from yoloprune.errors import YoloPruneError
     from yoloprune.models.door import Source, load, save
     from yoloprune.models.export import ExportOptions, ExportResult, export_model
+    from yoloprune.prune.budget import Budget
     from yoloprune.prune.cut import cut_units
-    from yoloprune.prune.plan import Budget
     from yoloprune.prune.slim import SlimOptions, SlimResult, slim
     from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
     from yoloprune.train.run import TrainResult
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "prune.plan",
+    "Budget": "prune.budget",
     "DistillOptions": "train.options",
     "ExportOptions": "models.export",
     "ExportResult": "models.export",

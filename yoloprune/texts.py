@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -269,6 +270,38 @@ def kind_of(path: Path) -> str | None:
     if word.startswith((b'{"', b"{\n", b"[{")):
         return "JSON text"
     return next((kind for mark, kind in _STARTS if start.startswith(mark)), None)
+
+
+_AMOUNT = re.compile(
+    r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>%|[kmgt]?)(?P<bytes>i?b)?",
+    re.IGNORECASE,
+)
+_POWERS = ("", "k", "m", "g", "t")
+
+
+def parse_amount(text: str, *, of_bytes: bool = False) -> float:
+    """A share such as ``0.5`` or ``50%``, or an amount such as ``2.1G``, ``3M``, ``2MB``, ``1GiB``.
+
+    Returns:
+        A share as a number below 1, an amount as one above it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    found, share = math.nan, False
+    if match is not None and (of_bytes or match["bytes"] is None):
+        step = 1024 if (match["bytes"] or "").lower() == "ib" else 1000
+        unit = match["unit"].lower()
+        found = float(match["number"]) * (0.01 if unit == "%" else step ** _POWERS.index(unit))
+        share = unit == "%" or (not unit and match["bytes"] is None and found < 1)
+    if not (0 < found < 1 if share else 1 < found < math.inf):
+        example = "2MB" if of_bytes else "2.1G"
+        raise ValueError(
+            f"is neither a share nor an amount, got {text!r}, expected one such as 0.5, 50% or "
+            f"{example}."
+        )
+    return found
 
 
 def parse_time(text: str) -> float:

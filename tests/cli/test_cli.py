@@ -158,6 +158,36 @@ def test_one_model_must_be_named(net: Path) -> None:
     assert yoloprune("slim", net, "--cfg", net).exit_code == 2
 
 
+def test_slim_keeps_to_limits(net: Path, tmp_path: Path) -> None:
+    record = tmp_path / "slim.json"
+    limits = ("--macs", "50%", "--bytes", "20kB", "--precision", "int8")
+    done = yoloprune("slim", net, *limits, "-o", tmp_path / "out", "--json", record)
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(record.read_text())
+    assert result["after"]["macs"] <= 0.5 * result["before"]["macs"]
+    assert result["asked"]["percent"] is None and result["asked"]["bytes"] == 20_000
+    assert "asked: at most 50.0% of the multiply-adds, at most 20,000 int8 bytes" in done.stdout
+    page = Path(result["files"]["report"]).read_text()
+    assert "at most 50.0% of the multiply-adds" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--macs", "2MB"), "--macs: is neither a share nor an amount, got '2MB', expected one"),
+        (("--bytes", "1"), "--bytes: is neither a share nor an amount, got '1', expected one"),
+        (("--precision", "fp16"), "--precision: is what --bytes is counted in. Give that too."),
+        (("--bytes", "1MB", "--precision", "f"), "--precision: unknown, got 'f', expected fp32"),
+    ],
+)
+def test_limits_that_are_none_are_one_line(
+    flags: tuple[str, ...], message: str, net: Path, tmp_path: Path
+) -> None:
+    done = yoloprune("slim", net, *flags, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"yoloprune: {message}") and done.stderr.count("\n") == 1
+
+
 def test_slim_writes_stock_files_a_plan_and_a_report(net: Path, tmp_path: Path) -> None:
     record = tmp_path / "slim.json"
     done = yoloprune(

@@ -13,8 +13,8 @@ from yoloprune.errors import MeasureError
 from yoloprune.measure.detect import DetectOptions, detect
 from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import Source
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, self_test
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.selftest import relative_difference
 from yoloprune.prune.slim import SlimOptions, slim
 

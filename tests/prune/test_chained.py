@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import PlanError
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, self_test
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import plan
 from yoloprune.prune.score import score
 from yoloprune.prune.selftest import relative_difference

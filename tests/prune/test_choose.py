@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from yoloprune.channels import trace
 from yoloprune.errors import PlanError
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import choose_scores, parse_scope, within_groups
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.recon import removal_order
 from yoloprune.prune.score import Scores

@@ -10,9 +10,9 @@ from torch import nn
 from yoloprune.channels import trace
 from yoloprune.measure.size import count
 from yoloprune.models.door import load
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
 

@@ -12,7 +12,8 @@ import yoloprune.prune.slim as pipeline
 from yoloprune.errors import CutError, FormatError, PlanError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import Source, load
-from yoloprune.prune.plan import Budget, PrunePlan
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.slim import SlimOptions, slim
 
 REPO = Path(__file__).parents[2]

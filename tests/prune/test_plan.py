@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from yoloprune.channels.graph import Balance, ChannelGraph, Group, TensorAxis
 from yoloprune.errors import PlanError, YoloPruneError
-from yoloprune.prune.plan import Budget, Origin, PrunePlan
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner, plan
 from yoloprune.prune.score import Scores
 
@@ -525,7 +526,7 @@ def _set(path: str, value: object):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("version", 2), r"p.json: version: this yoloprune reads 1, got 2"),
+        (_set("version", 3), r"p.json: version: this yoloprune reads 1 and 2, got 3"),
         (_set("version", "1"), r"p.json: version: got '1', expected a whole number"),
         (_set("budget", []), r"p.json: budget: got \[\], expected an object"),
         (_set("budget.percent", 1.5), r"p.json: budget: --percent: must be above 0 .* got 1.5"),

@@ -16,9 +16,9 @@ from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import DataError
 from yoloprune.measure.size import count
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import within_groups
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairOptions, repair
 from yoloprune.prune.score import Scores, score

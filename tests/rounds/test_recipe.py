@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from yoloprune.errors import RecipeError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.rounds.recipe import parse_recipe, read_recipe
 
 WHOLE = """\
@@ -42,7 +42,7 @@ def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
     assert recipe.model == "net.cfg"  # not there, so left as it is
     assert recipe.data == str(tmp_path / "data.yaml")  # beside the recipe
     assert [recipe.percent(n) for n in (1, 2, 3)] == pytest.approx([0.3, 0.5, 0.7])
-    assert recipe.slim.budget(0.3) == Budget(percent=0.3, min_channels=4)
+    assert recipe.slim.budget(0.3, {}, "fp32") == Budget(percent=0.3, min_channels=4)
     assert recipe.sparsify is not None
     assert recipe.sparsify.options(Budget(percent=0.3)).until == 0.5
     teacher = recipe.teacher(Path("dense.pt"))
@@ -55,6 +55,36 @@ def test_the_least_recipe_has_one_round_without_training() -> None:
     assert recipe.slim.seconds == 180
     assert recipe.train is recipe.sparsify is recipe.finetune is None
     assert recipe.teacher(Path("dense.pt")) is None
+
+
+def test_limits_fall_by_the_same_factor_each_round() -> None:
+    slim = "{macs: 1.25e8, params: 50%, bytes: 1MB}"
+    recipe = parse_recipe(
+        f"model: a.pt\ndata: b.yaml\nslim: {slim}\nstop: {{rounds: 3}}\n", Path("r.yaml")
+    )
+    dense = {"macs": 10**9, "params": 10**6, "bytes": 2 * 10**6}
+    found = [recipe.limits(n, dense) for n in (1, 2, 3)]
+    assert [f["macs"] for f in found] == pytest.approx([5e8, 2.5e8, 1.25e8])
+    assert [f["params"] for f in found] == pytest.approx([1e6 * 0.5 ** (n / 3) for n in (1, 2, 3)])
+    assert found[2]["bytes"] == pytest.approx(1e6)
+    assert recipe.percent(3) is None
+    budget = recipe.slim.budget(None, found[0], recipe.precision)
+    assert budget.macs == pytest.approx(5e8)
+    assert budget.precision == "fp16"  # as a .pt is kept
+
+
+@pytest.mark.parametrize(
+    ("slim", "message"),
+    [
+        ("{}", "slim: budget: is empty"),
+        ("{macs: 0.5, step: 0.1}", "slim: step: is added to percent"),
+        ("{macs: 2MB}", "slim.macs: is neither a share nor an amount, got '2MB'"),
+        ("{macs: 0.5, precision: fp16}", "slim: precision: is what bytes are counted in"),
+    ],
+)
+def test_limits_that_cannot_be(slim: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(f"model: a.pt\ndata: b.yaml\nslim: {slim}\n", Path("r.yaml"))
 
 
 @pytest.mark.parametrize(

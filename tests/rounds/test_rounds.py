@@ -183,6 +183,17 @@ def test_stop_rules(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MACs are at most 50%" in result.record["stopped"]
 
 
+def test_rounds_come_to_a_share_of_the_multiply_adds(place: Path) -> None:
+    slim = {"macs": 0.4, "params": 0.7, "min_channels": 2, "search": 0}
+    changes = {"train": None, "sparsify": None, "finetune": None}
+    result = rounds.run_recipe(read(place, name="limits", slim=slim, **changes), place / "limits")
+    dense, first, second = result.record["rounds"]
+    assert 0.55 < first["macs"] / dense["macs"] <= 0.4**0.5
+    assert 0.33 < second["macs"] / dense["macs"] <= 0.4
+    assert second["params"] <= 0.7 * dense["params"]
+    assert 0 < first["percent"] < second["percent"] < 1
+
+
 def test_a_round_that_would_remove_nothing_is_refused(place: Path) -> None:
     run = rounds._Run(read(place), place / "share")
     model = load(place / "net.cfg")[0]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from yoloprune.models.door import load
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train.keeping import student_of
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train

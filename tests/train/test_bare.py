@@ -19,8 +19,8 @@ from yoloprune.channels.table import tensors_in
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.models.description import load_description
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import score
 from yoloprune.train.options import SparsityOptions

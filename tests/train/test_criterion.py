@@ -19,7 +19,7 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.models.door import load
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train.criterion import near_zero_share, settled
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train

@@ -21,8 +21,8 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.models.door import load, save
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units
-from yoloprune.prune.plan import Budget
 from yoloprune.train.equip import Equip
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train

@@ -16,7 +16,7 @@ from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import CheckpointError, TrainError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train import exact
 from yoloprune.train.keeping import student_of
 from yoloprune.train.log import read_log

@@ -14,7 +14,7 @@ from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.preset import Schedule, settings
 from yoloprune.train.run import train

@@ -17,9 +17,11 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
+from yoloprune.measure.size import count
 from yoloprune.models.door import load
-from yoloprune.prune.cut import cut_units
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.cost import Costs
+from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import score
 from yoloprune.train.gammas import Gammas
@@ -186,6 +188,19 @@ def test_auto_reaches_the_percent_in_any_number_of_epochs(
     graph, budget = trace(model), Budget(percent=percent)
     shrink(model, method(model, graph, budget=budget), steps=13 * epochs, noise=0.01)
     check_reached(model, graph, budget)
+
+
+def test_auto_comes_to_a_limit(net: nn.Module) -> None:
+    graph, budget = trace(net), Budget(macs=0.4, min_channels=2)
+    costs = Costs(net, graph, count(net, 64))
+    options = SparsityOptions(budget=budget, criterion="gamma")
+    shrink(net, sparsity_of(net, graph, options, side=64), steps=60)
+    remove = Planner(graph, costs).choose(score(net, graph), budget)
+    zeros = np.flatnonzero(Gammas(net, graph).zero_units(net))
+    assert np.isin(remove, zeros).all()  # zeros are alike, so that another last one may do, too
+    assert zeros.size - remove.size <= 2
+    left = costs.macs(kept_units(graph, remove)) / costs.full.macs
+    assert 0.3 < left <= 0.4
 
 
 def test_the_cut_after_auto_changes_nothing_not_even_at_borders(net: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tests.nets import CONV, randomised
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train import statistics
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import train

@@ -16,7 +16,7 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import score
 from yoloprune.train.gammas import Gammas

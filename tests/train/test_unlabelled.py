@@ -28,7 +28,7 @@ from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import DataError, TrainError, YoloPruneError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load, save
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.distil import outputs_apart

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models.door import Source
-    from yoloprune.prune.plan import Budget
+    from yoloprune.prune.budget import Budget
 
 ModelArg = Annotated[
     str | None,
@@ -33,7 +34,29 @@ DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there
 ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
 JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
-PercentOpt = Annotated[float, typer.Option(help="Share of prunable channels to remove.")]
+PercentOpt = Annotated[
+    float | None, typer.Option(help="Share of prunable channels to remove; 0.5 if no limit is set.")
+]
+MacsOpt = Annotated[
+    str | None,
+    typer.Option(metavar="LIMIT", help="Multiply-adds that may stay: a share (0.5) or 2.1G."),
+]
+ParamsOpt = Annotated[
+    str | None, typer.Option(metavar="LIMIT", help="Parameters that may stay: 0.5, or 3M.")
+]
+BytesOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--bytes", metavar="LIMIT", help="Bytes of the weights that may stay: 0.5, or 2MB."
+    ),
+]
+PrecisionOpt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What --bytes counts in: fp32, fp16, int8; if not, as the model's file keeps them.",
+    ),
+]
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
 MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
 RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
@@ -65,15 +88,45 @@ def named(model: str | None, cfg: str | None) -> Path:
     return Path(model or cfg or "")
 
 
-def budget_of(percent: float, min_channels: int, max_layer_prune: float, round_to: int) -> Budget:
-    """What the flags of a cut ask for."""
-    from yoloprune.prune.plan import Budget
+def budget_of(
+    percent: float | None,
+    limits: Mapping[str, str | None],
+    precision: str | None,
+    floors: tuple[int, float, int],
+    *,
+    file: str | Path = "",
+) -> Budget:
+    """What the flags of a cut ask for.
 
+    Args:
+        percent: ``--percent``.
+        limits: ``macs``, ``params`` and ``bytes``, as they were typed.
+        precision: of the last.
+        floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
+        file: the model's, which says how it keeps numbers where ``precision`` does not.
+
+    Raises:
+        PlanError: a value is no number, or out of its range.
+    """
+    from yoloprune.errors import PlanError
+    from yoloprune.prune.budget import Budget
+    from yoloprune.texts import parse_amount
+
+    if precision is not None and limits.get("bytes") is None:
+        raise PlanError("--precision: is what --bytes is counted in. Give that too.")
+    found: dict[str, Any] = {}
+    for name, text in limits.items():
+        try:
+            found[name] = None if text is None else parse_amount(text, of_bytes=name == "bytes")
+        except ValueError as exc:
+            raise PlanError(f"--{name}: {exc}") from exc
     return Budget(
         percent=percent,
-        min_channels=min_channels,
-        max_layer_prune=max_layer_prune,
-        round_to=round_to,
+        **found,
+        precision=precision or ("fp16" if Path(file).suffix == ".pt" else "fp32"),  # type: ignore[arg-type]
+        min_channels=floors[0],
+        max_layer_prune=floors[1],
+        round_to=floors[2],
     )
 
 

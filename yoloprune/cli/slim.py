@@ -11,17 +11,21 @@ import typer
 from yoloprune.cli.app import command
 from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import (
+    BytesOpt,
     CfgOpt,
     DataOpt,
     DebugOpt,
     DeviceOpt,
     ImgszOpt,
     JsonOpt,
+    MacsOpt,
     MaxLayerOpt,
     MinChannelsOpt,
     ModelArg,
     OverwriteOpt,
+    ParamsOpt,
     PercentOpt,
+    PrecisionOpt,
     RoundOpt,
     SeedOpt,
     SplitOpt,
@@ -94,7 +98,11 @@ def slim(
     model: ModelArg = None,
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
-    percent: PercentOpt = 0.5,
+    percent: PercentOpt = None,
+    macs: MacsOpt = None,
+    params: ParamsOpt = None,
+    max_bytes: BytesOpt = None,
+    precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
@@ -120,7 +128,11 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
-    budget = budget_of(percent, min_channels, max_layer_prune, round_to)
+    limits = {"macs": macs, "params": params, "bytes": max_bytes}
+    if percent is None and not any(limits.values()):
+        percent = 0.5
+    floors = (min_channels, max_layer_prune, round_to)
+    budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
     check_device(device)
     name = f"{named(model, cfg).stem}-slim"
     with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
@@ -224,8 +236,8 @@ def _show(result: SlimResult) -> None:
     show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
     reached = record["reached"]
     show_line(
-        f"asked {record['asked']['percent']:.1%} of {reached['prunable_channels']} prunable "
-        f"channels, removed {reached['channels']} ({reached['percent']:.1%}, "
+        f"asked: {result.plan.budget.asked}; removed {reached['channels']} of "
+        f"{reached['prunable_channels']} prunable channels ({reached['percent']:.1%}, "
         f"{reached['units']} units) by {record['criterion']}, {record['scope']}: {record['why']}"
     )
     show_line(

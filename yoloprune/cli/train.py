@@ -13,15 +13,19 @@ import typer
 from yoloprune.cli.app import command
 from yoloprune.cli.folders import RUNS, new_folder, there
 from yoloprune.cli.options import (
+    BytesOpt,
     CfgOpt,
     DebugOpt,
     DeviceOpt,
     ImgszOpt,
     JsonOpt,
+    MacsOpt,
     MaxLayerOpt,
     MinChannelsOpt,
     ModelArg,
     OverwriteOpt,
+    ParamsOpt,
+    PrecisionOpt,
     RoundOpt,
     SeedOpt,
     SettingsOpt,
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models.door import Source
-    from yoloprune.prune.plan import Budget
+    from yoloprune.prune.budget import Budget
     from yoloprune.train.options import DistillOptions, Preset, SparsityOptions
 
 
@@ -152,6 +156,10 @@ def train(
     only: OnlyOpt = None,
     sparsity: SparsityOpt = None,
     percent: ShareOpt = None,
+    macs: MacsOpt = None,
+    params: ParamsOpt = None,
+    max_bytes: BytesOpt = None,
+    precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 1,
@@ -177,8 +185,13 @@ def train(
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
     from yoloprune.train.options import parse_settings
 
-    budget = budget_of(0.5 if percent is None else percent, min_channels, max_layer_prune, round_to)
-    method = sparsity or ("none" if percent is None else "auto")
+    limits = {"macs": macs, "params": params, "bytes": max_bytes}
+    limited = any(limits.values())
+    method = sparsity or ("auto" if limited or percent is not None else "none")
+    budget = budget_of(
+        0.5 if percent is None and not limited else percent, limits, precision,
+        (min_channels, max_layer_prune, round_to), file=model or cfg or "",
+    )  # fmt: skip
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,

@@ -9,7 +9,7 @@ import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import PlanError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import CRITERIA, Reduce, Scores, score, sparsity_warning
 
@@ -88,6 +88,7 @@ def choose_scores(
     graph: ChannelGraph,
     budget: Budget,
     *,
+    planner: Planner | None = None,
     criterion: str | None = None,
     scope: Scope | None = None,
     reduce: Reduce = "mean",
@@ -105,6 +106,7 @@ def choose_scores(
         model: the traced model.
         graph: its channels.
         budget: how much is to go.
+        planner: of the graph, which knows costs where the budget limits any.
         criterion: a name in the criteria table, ``recon``, or None.
         scope: ``global``, ``local``, or None for the criterion's own.
         reduce: how a unit's channels become one score.
@@ -120,7 +122,7 @@ def choose_scores(
     check_criterion(criterion, scope, pictures=pictures is not None)
     why = "as asked"
     if criterion is None:
-        if scope != "local" and _is_sparse(model, graph, budget, reduce):
+        if scope != "local" and _is_sparse(model, planner or Planner(graph), budget, reduce):
             criterion, why = "gamma", "the scales were trained sparse"
         elif pictures is not None and scope != "global":
             criterion, why = RECON, "the scales were not trained sparse, and there are pictures"
@@ -160,11 +162,11 @@ def within_groups(scores: Scores, graph: ChannelGraph) -> Scores:
     return replace(scores, values=values)
 
 
-def _is_sparse(model: nn.Module, graph: ChannelGraph, budget: Budget, reduce: Reduce) -> bool:
+def _is_sparse(model: nn.Module, planner: Planner, budget: Budget, reduce: Reduce) -> bool:
     """Whether a cut by |gamma| would take switched-off channels alone."""
     try:
-        scores = score(model, graph, criterion="gamma", reduce=reduce)
+        scores = score(model, planner.graph, criterion="gamma", reduce=reduce)
     except PlanError:  # a network without scales
         return False
-    remove = Planner(graph).choose(scores, budget)
-    return bool(remove.size) and sparsity_warning(scores, graph, remove) is None
+    remove = planner.choose(scores, budget)
+    return bool(remove.size) and sparsity_warning(scores, planner.graph, remove) is None

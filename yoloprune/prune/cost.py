@@ -1,4 +1,4 @@
-"""What a cut model costs, from the full one's tensors and the units that stay: no model is built."""
+"""What a cut model costs, told from the full one's tensors and the units that stay."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray, TensorAxis
 from yoloprune.measure.size import Size
+from yoloprune.prune.budget import PRECISIONS, Budget, Precision
 
 if TYPE_CHECKING:
     from torch import nn
-
-Precision = Literal["fp32", "fp16", "int8"]
-"""How the numbers of a model are kept: 4 bytes each, 2 each, or 1 for weights and 4 for the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,8 @@ class Costs:
     A tensor holds as many numbers as the product of its sides, and a layer multiplies as many
     as its weight holds at each of its places. Products of activations (attention) go with the
     channels that are multiplied, see :class:`~yoloprune.channels.graph.Product`. What neither
-    explains stays as it was.
+    explains stays as it was. A bias that compensation adds to a layer that had none is not
+    counted, and neither is what a file holds beside numbers.
 
     Attributes:
         full: of the network without a cut.
@@ -92,9 +91,9 @@ class Costs:
                 model.get_submodule(name.removesuffix(".weight")), LAYERS
             ):
                 self._weights.append(part)
-        for name, tensor in model.named_buffers():
-            if tensor.is_floating_point():
-                self._buffers.append(_tensor(tensor.shape, axes.get(name, ())))
+        for name, buffer in model.named_buffers():
+            if buffer.is_floating_point():
+                self._buffers.append(_tensor(buffer.shape, axes.get(name, ())))
         self._layers: dict[str, _Part] = {}
         for layer in size.layers:
             weight = f"{layer.name}.weight"
@@ -144,12 +143,29 @@ class Costs:
 
     def of(self, kept: BoolArray) -> Cost:
         """All three."""
-        names: tuple[Precision, ...] = ("fp32", "fp16", "int8")
         return Cost(
             macs=self.macs(kept),
             params=self.params(kept),
-            bytes={name: self.bytes(kept, name) for name in names},
+            bytes={name: self.bytes(kept, name) for name in PRECISIONS},
         )
+
+    def limited(self, kept: BoolArray, budget: Budget) -> dict[str, int]:
+        """What a budget sets limits to, by its flag: ``macs``, ``params``, ``bytes``."""
+
+        def one(name: str) -> int:
+            if name == "bytes":
+                return self.bytes(kept, budget.precision)
+            return self.macs(kept) if name == "macs" else self.params(kept)
+
+        return {name: one(name) for name in budget.limits}
+
+    def limits(self, budget: Budget) -> dict[str, float]:
+        """The most that may stay of each: shares of the full network's are turned into amounts."""
+        full = self.limited(np.ones(self._n, dtype=bool), budget)
+        return {
+            name: limit * full[name] if limit < 1 else limit
+            for name, limit in budget.limits.items()
+        }
 
     def layer(self, path: str, kept: BoolArray) -> int:
         """Multiply-adds of one layer with weights; 0 where it has none."""

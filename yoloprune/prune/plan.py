@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,41 +15,12 @@ from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.producers import layers_to_remove
 from yoloprune.errors import PlanError
 from yoloprune.files import write_bytes
+from yoloprune.prune.budget import LIMITS, Budget, is_number
 from yoloprune.texts import read_text
 
-VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How much is to go, and what must stay.
-
-    Attributes:
-        percent: share of the prunable channels to remove over the whole network, in (0, 1).
-        min_channels: every layer keeps at least so many channels (a narrower layer keeps all).
-        max_layer_prune: no layer loses more than this share of its channels, in (0, 1].
-        round_to: kept counts become multiples of this; what was no multiple may stay whole.
-
-    Raises:
-        PlanError: a value is out of its range.
-    """
-
-    percent: float
-    min_channels: int = 8
-    max_layer_prune: float = 0.9
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        """Check every range."""
-        if not _is_number(self.percent) or not 0 < self.percent < 1:
-            raise PlanError(f"--percent: must be above 0 and below 1, got {self.percent}.")
-        if not _is_number(self.max_layer_prune) or not 0 < self.max_layer_prune <= 1:
-            raise PlanError(
-                f"--max-layer-prune: must be above 0 and at most 1, got {self.max_layer_prune}."
-            )
-        for flag, value in (("min-channels", self.min_channels), ("round-to", self.round_to)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PlanError(f"--{flag}: must be a whole number, at least 1, got {value}.")
+VERSION = 2
+READS = (1, 2)
+"""Versions of the JSON form; 1 knew budgets in percent only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +136,6 @@ class PrunePlan:
         return _parse(read_text(path, PlanError), str(path))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _parse(text: str, where: str) -> PrunePlan:
     """As :meth:`PrunePlan.from_json`."""
     try:
@@ -178,17 +144,17 @@ def _parse(text: str, where: str) -> PrunePlan:
         raise PlanError(f"{where}: is not a JSON plan ({exc}).") from exc
     root = _Fields(data, where, "")
     version = root.integer("version")
-    if version != VERSION:
+    if version not in READS:
+        known = " and ".join(map(str, READS))
         raise PlanError(
-            f"{where}: version: this yoloprune reads {VERSION}, got {version}. Make the plan again."
+            f"{where}: version: this yoloprune reads {known}, got {version}. Make the plan again."
         )
     source = root.value("source")
     layers = root.fields("layers")
     made = PrunePlan(
-        version=version,
         source=None if source is None else _parse_origin(root.fields("source")),
         criterion=root.text("criterion"),
-        budget=_parse_budget(root.fields("budget")),
+        budget=_parse_budget(root.fields("budget"), version),
         reached=_parse_reached(root.fields("reached")),
         notes=tuple(root.texts("notes")),
         layers={path: layers.indices(path) for path in layers.data},
@@ -206,9 +172,14 @@ def _parse_origin(fields: _Fields) -> Origin:
     return origin
 
 
-def _parse_budget(fields: _Fields) -> Budget:
+def _parse_budget(fields: _Fields, version: int) -> Budget:
     values: dict[str, Any] = {
-        "percent": fields.number("percent"),
+        name: None if fields.value(name) is None else fields.number(name)
+        for name in ("percent", *(LIMITS if version > 1 else ()))
+    }
+    if version > 1:
+        values["precision"] = fields.text("precision")
+    values |= {
         "min_channels": fields.integer("min_channels"),
         "max_layer_prune": fields.number("max_layer_prune"),
         "round_to": fields.integer("round_to"),
@@ -262,7 +233,7 @@ class _Fields:
 
     def number(self, key: str) -> float:
         value = self.value(key)
-        if not _is_number(value):
+        if not is_number(value):
             self._wrong(self._at(key), value, "a finite number")
         return float(value)
 

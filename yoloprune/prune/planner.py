@@ -11,15 +11,16 @@ How it chooses:
    Whatever set of whole bundles goes, the counts stay equal, also where balances overlap.
 2. **Floors.** Bundles are taken in order of score; one that would bring a layer under its
    floor, or empty any tensor, is passed over.
-3. **Threshold.** The first bundles that together reach the percent go.
+3. **Threshold.** The fewest first bundles go with which the percent is reached and every limit
+   (multiply-adds, parameters, bytes) holds.
 4. **Rounding.** Every group and layer takes back its best removed bundles until its count is a
-   multiple of ``round_to`` or whole; the threshold moves on until the percent is reached again.
+   multiple of ``round_to`` or whole; the threshold moves on until all of 3 is reached again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,9 @@ from yoloprune.channels.graph import Balance, BoolArray, ChannelGraph, IntArray
 from yoloprune.channels.producers import remove_to_layers
 from yoloprune.errors import PlanError
 from yoloprune.measure.quantiles import FloatArray
-from yoloprune.prune.plan import Budget, Origin, PrunePlan, Reached
+from yoloprune.prune.budget import LIMITS, Budget
+from yoloprune.prune.cost import Costs
+from yoloprune.prune.plan import Origin, PrunePlan, Reached
 from yoloprune.prune.score import Scores, reduce_by_label
 
 
@@ -153,9 +156,14 @@ class _Level:
 class Planner:
     """The planner of one graph, ready to be asked many times (training asks every few steps)."""
 
-    def __init__(self, graph: ChannelGraph) -> None:
-        """Prepare what does not depend on scores."""
-        self.graph = graph
+    def __init__(self, graph: ChannelGraph, costs: Costs | None = None) -> None:
+        """Prepare what does not depend on scores.
+
+        Args:
+            graph: the channels.
+            costs: what plans of it cost; needed where a budget sets limits to that.
+        """
+        self.graph, self.costs = graph, costs
         self._free = graph.prunable
         self._channels = graph.channels
         self._levels = _levels(graph.balances)
@@ -176,12 +184,15 @@ class Planner:
         bundles = self._bundle(scores, free)
         if not bundles.score.size:
             return np.zeros(0, dtype=np.int64)
-        target = math.ceil(budget.percent * int(self._channels[free].sum()) - 1e-9)
+        target = math.ceil((budget.percent or 0.0) * int(self._channels[free].sum()) - 1e-9)
         order = np.flatnonzero(self._admitted(bundles, budget))
-        end = _reach(np.cumsum(bundles.channels[order]), target)
-        removed = _mask(order[:end], bundles.score.size)
-        if budget.round_to > 1:
+        if budget.limits:
+            removed = self._limited_choice(bundles, order, target, budget)
+        elif budget.round_to > 1:
             removed = self._rounded_choice(bundles, order, target, budget.round_to)
+        else:
+            end = _reach(np.cumsum(bundles.channels[order]), target)
+            removed = _mask(order[:end], bundles.score.size)
         goes = np.append(removed, False)[bundles.of_unit]
         return np.flatnonzero(goes)
 
@@ -198,6 +209,10 @@ class Planner:
         free = self._scored(scores)
         total = int(self._channels[free].sum())
         if not remove.size:
+            if budget.limits and self.costs is not None:
+                there = self.costs.limited(np.ones(self.graph.n_units, dtype=bool), budget)
+                if all(n <= self.costs.limits(budget)[k] for k, n in there.items()):
+                    raise PlanError(f"plan: nothing is to go, the network has {budget.asked}.")
             raise PlanError(_why_nothing(scores, budget, total))
         n_removed = int(self._channels[remove].sum())
         reached = Reached(
@@ -214,7 +229,7 @@ class Planner:
             reached=reached,
             layers={path: tuple(map(int, out)) for path, out in layers.items() if len(out)},
             source=source,
-            notes=tuple(self._notes(scores, budget, reached)),
+            notes=tuple(self._notes(scores, budget, reached, remove)),
         )
 
     def _scored(self, scores: Scores) -> BoolArray:
@@ -303,6 +318,43 @@ class Planner:
                 low = middle + 1
         return best
 
+    def _limited_choice(
+        self, bundles: _Bundles, order: IntArray, target: int, budget: Budget
+    ) -> BoolArray:
+        """Bool ``[bundles]``: the lowest threshold at which every limit holds, and the target."""
+        if self.costs is None:
+            raise PlanError(f"budget: {budget.asked}: what plans cost is not known here.")
+        limits = self.costs.limits(budget)
+        entries = bundles.count(self._counts_to_round(budget.round_to))
+        n = bundles.score.size
+
+        def taken(end: int) -> tuple[BoolArray, bool]:
+            removed = self._round_up(entries, _mask(order[:end], n), budget.round_to)
+            kept = ~np.append(removed, False)[bundles.of_unit]
+            holds = self._over(kept, limits, budget) is None
+            return removed, holds and int(bundles.channels[removed].sum()) >= target
+
+        low, high = 0, order.size
+        best, _ = taken(high)
+        while low < high:
+            middle = (low + high) // 2
+            removed, enough = taken(middle)
+            if enough:
+                high, best = middle, removed
+            else:
+                low = middle + 1
+        return best
+
+    def _over(
+        self, kept: BoolArray, limits: Mapping[str, float], budget: Budget
+    ) -> tuple[str, int] | None:
+        """A limit that does not hold, and what there is instead."""
+        assert self.costs is not None
+        for name, amount in self.costs.limited(kept, budget).items():
+            if amount > limits[name]:
+                return name, amount
+        return None
+
     def _counts_to_round(self, round_to: int) -> _Counts:
         """Every group, and after them the layers that its groups alone do not keep in step.
 
@@ -341,7 +393,9 @@ class Planner:
             back = (goes > 0) & (better < lacks[entries.row])
             removed[entries.bundle[back]] = False
 
-    def _notes(self, scores: Scores, budget: Budget, reached: Reached) -> Iterable[str]:
+    def _notes(
+        self, scores: Scores, budget: Budget, reached: Reached, remove: IntArray
+    ) -> Iterable[str]:
         unscored = self._free & np.isnan(scores.values)
         if unscored.any():
             where = [a.module for a in self.graph.out_axes if unscored[a.units].any()]
@@ -349,11 +403,21 @@ class Planner:
                 f"{int(self._channels[unscored].sum())} channels are kept because they have "
                 f"{scores.missing}: {_some(where)}."
             )
-        if reached.channels < math.ceil(budget.percent * reached.prunable_channels - 1e-9):
+        wanted = budget.percent or 0.0
+        if reached.channels < math.ceil(wanted * reached.prunable_channels - 1e-9):
             yield (
-                f"asked for {budget.percent:.1%}, reached {reached.percent:.1%}: the rest is held "
+                f"asked for {wanted:.1%}, reached {reached.percent:.1%}: the rest is held "
                 f"by {_held_by(budget)}."
             )
+        if budget.limits and self.costs is not None:
+            kept = ~_mask(remove, self.graph.n_units)
+            over = self._over(kept, self.costs.limits(budget), budget)
+            if over is not None:
+                limit = self.costs.limits(budget)[over[0]]
+                yield (
+                    f"asked for at most {limit:,.0f} {LIMITS[over[0]]}, reached {over[1]:,}: the "
+                    f"rest is held by {_held_by(budget)}, or frozen."
+                )
 
 
 def _distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import DataError
 from yoloprune.files import write_bytes
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.mend import RepairOptions
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.score import Scores
 from yoloprune.prune.stages import Stage
 from yoloprune.prune.trials import Candidate, Trials

@@ -16,9 +16,11 @@ from yoloprune.errors import CutError, FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
 from yoloprune.measure.pictures import Pictures, find_pictures
+from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (
     calibration,
     calibration_source,
@@ -32,8 +34,9 @@ from yoloprune.prune.choose import (
     check_criterion,
     choose_scores,
 )
+from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
-from yoloprune.prune.plan import Budget, Origin, PrunePlan
+from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Reduce, Scores, are_alike, sparsity_warning
@@ -168,7 +171,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         options.calib_images,
         asked=options.calib is not None,
     )
-    made = _make(model, source, pictures, options, stages)
+    made = _make(model, source, size, pictures, options, stages)
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, made.model, options.out / stem)
     search_log(options.out, source).unlink(missing_ok=True)
@@ -218,13 +221,16 @@ class _Made:
 def _make(
     model: nn.Module,
     source: Source,
+    size: tuple[int, int],
     pictures: Pictures | None,
     options: SlimOptions,
     stages: _Stages,
 ) -> _Made:
     """Trace, choose, cut, test, repair."""
     graph = stages.run("trace", trace, model)
-    choice = stages.run("score", _scored, model, graph, pictures, options)
+    costs = Costs(model, graph, count(model, size)) if options.budget.limits else None
+    planner = Planner(graph, costs)
+    choice = stages.run("score", _scored, model, planner, pictures, options)
     if options.search and pictures is not None:
         how = SearchOptions(
             seconds=options.search,
@@ -233,7 +239,7 @@ def _make(
             log=search_log(options.out, source),
         )
         choice = stages.run("search", searched, model, graph, choice, pictures, how)
-    plan: PrunePlan = stages.run("plan", _planned, graph, choice, source, options)
+    plan: PrunePlan = stages.run("plan", _planned, planner, choice, source, options)
     remove = plan.remove(graph)
     alive = sparsity_warning(choice.scores, graph, remove) if choice.compares else None
     mends = pictures is not None and options.repair
@@ -340,12 +346,13 @@ def _source(options: SlimOptions) -> str | None:
 
 
 def _scored(
-    model: nn.Module, graph: ChannelGraph, pictures: Pictures | None, options: SlimOptions
+    model: nn.Module, planner: Planner, pictures: Pictures | None, options: SlimOptions
 ) -> Choice:
     return choose_scores(
         model,
-        graph,
+        planner.graph,
         options.budget,
+        planner=planner,
         criterion=options.criterion,
         scope=options.scope,
         reduce=options.reduce,
@@ -359,11 +366,9 @@ def search_log(out: Path, source: Source) -> Path:
     return out / f"{source.model.stem}-search.json"
 
 
-def _planned(
-    graph: ChannelGraph, chosen: Choice, source: Source, options: SlimOptions
-) -> PrunePlan:
+def _planned(planner: Planner, chosen: Choice, source: Source, options: SlimOptions) -> PrunePlan:
     origin = Origin(path=source.parameters.name, sha256=digest(source))
-    return Planner(graph).plan(chosen.scores, chosen.budget, origin, asked=options.budget)
+    return planner.plan(chosen.scores, chosen.budget, origin, asked=options.budget)
 
 
 def _tested(

@@ -13,10 +13,10 @@ from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.measure.size import count
 from yoloprune.prune.apart import Seen
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.mend import Mending, RepairOptions
-from yoloprune.prune.plan import Budget
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import look, passes
 from yoloprune.prune.score import Scores
@@ -73,7 +73,8 @@ class Trials:
         place = device_of(model) if options.device is None else find_device(options.device)
         self._full = float32_copy(model, place)
         size = count(model, (int(pictures.shape[-2]), int(pictures.shape[-1])))
-        self._cost, self._planner = Costs(model, graph, size), Planner(graph)
+        costs = Costs(model, graph, size)
+        self._cost, self._planner = costs, Planner(graph, costs)
         self.stages: list[Stage] = stages(model, graph, size)
         # What only training reaches does not change what is seen.
         self._layers = next(
@@ -95,25 +96,35 @@ class Trials:
             shifts: float64 ``[stages]``, shares of a group; above 0 spares, below 0 takes more.
 
         Returns:
-            The cut with the multiply-adds of the even one; None where floors do not let it have
-            them.
+            The cut with the multiply-adds of the even one, or, where the budget has limits, the
+            one with which these hold; None where floors do not let it be.
         """
         values = self._scores.values.copy()
         for stage, shift in zip(self.stages, shifts.tolist(), strict=True):
             values[stage.units] += shift
         scores = replace(self._scores, values=values)
+        if self._budget.limits:  # which the planner meets by itself
+            remove = self._planner.choose(scores, self._budget)
+            held = self._costs_held(remove)
+            return Candidate(scores, self._budget, remove) if held else None
         low, high = 0.0, 1.0
         best, gap = None, math.inf
         for _ in range(_STEPS):
-            budget = replace(self._budget, percent=(low + high) / 2)
+            middle = (low + high) / 2
+            budget = replace(self._budget, percent=middle)
             remove = self._planner.choose(scores, budget)
             over = self._cost.macs(self._kept(remove)) / self._target - 1
             if abs(over) < gap:
                 best, gap = Candidate(scores, budget, remove), abs(over)
             if gap < _NEAR:
                 break
-            low, high = (budget.percent, high) if over > 0 else (low, budget.percent)
+            low, high = (middle, high) if over > 0 else (low, middle)
         return best if gap < _FAR else None
+
+    def _costs_held(self, remove: IntArray) -> bool:
+        there = self._cost.limited(self._kept(remove), self._budget)
+        limits = self._cost.limits(self._budget)
+        return all(there[name] <= limit for name, limit in limits.items())
 
     def repaired(self, candidate: Candidate) -> nn.Module:
         """A cut, repaired; the first one finds out how strongly each layer is to be pulled."""

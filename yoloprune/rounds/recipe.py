@@ -17,14 +17,23 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from yoloprune.errors import RecipeError, YoloPruneError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.score import Reduce
-from yoloprune.texts import MAX_YAML_MB, Where, cut, parse_time, parse_yaml, read_text
+from yoloprune.texts import (
+    MAX_YAML_MB,
+    Where,
+    cut,
+    parse_amount,
+    parse_time,
+    parse_yaml,
+    read_text,
+)
 from yoloprune.train.options import (
     Decay,
     Distil,
@@ -38,6 +47,7 @@ from yoloprune.train.options import (
 
 Epochs = Annotated[int, Field(ge=1, strict=True)]
 Settings = dict[str, Any]
+Limit = str | int | float | None
 
 
 @contextmanager
@@ -116,8 +126,12 @@ class SlimSection(_Section):
     """The cuts.
 
     Attributes:
-        percent: share of the dense network's prunable channels that the first round removes.
+        percent: share of the dense network's prunable channels that the first round removes; may
+            be left out where a limit is set.
         step: what each further round adds to it.
+        macs, params, bytes: limits, of which all hold after the last round: shares of the dense
+            network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
+        precision: that ``bytes`` are counted in; as the model's file keeps them if not.
         min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
         reduce: how tied channels make one score.
         compensate: fold constants of removed channels into what reads them.
@@ -125,8 +139,12 @@ class SlimSection(_Section):
             at all. It is left out where the cut takes switched-off channels alone.
     """
 
-    percent: float
+    percent: float | None = None
     step: float = Field(default=0.0, ge=0, lt=1)
+    macs: Limit = None
+    params: Limit = None
+    bytes: Limit = None
+    precision: Precision | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
     round_to: int = 1
@@ -145,16 +163,37 @@ class SlimSection(_Section):
         """Of search."""
         return parse_time(str(self.search))
 
+    @field_validator("macs", "params", "bytes")
+    @classmethod
+    def _limit(cls, limit: str | float | None, info: ValidationInfo) -> str | float | None:
+        if limit is not None:
+            parse_amount(str(limit), of_bytes=info.field_name == "bytes")
+        return limit
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by name: below 1 a share of the dense network's, else an amount."""
+        set_ = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+        return {k: parse_amount(str(v), of_bytes=k == "bytes") for k, v in set_.items()}
+
     @model_validator(mode="after")
     def _checked(self) -> SlimSection:
+        if self.step and self.percent is None:
+            raise ValueError("step: is added to percent. Give that too.")
+        if self.precision is not None and self.bytes is None:
+            raise ValueError("precision: is what bytes are counted in. Give these too.")
         with _as_value_error():
-            self.budget(self.percent)
+            self.budget(self.percent, self.limits, "fp32")
         return self
 
-    def budget(self, percent: float) -> Budget:
+    def budget(
+        self, percent: float | None, limits: Mapping[str, float], precision: Precision
+    ) -> Budget:
         """Of a cut of so much of what is there."""
         return Budget(
             percent=percent,
+            **limits,
+            precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
             round_to=self.round_to,
@@ -231,19 +270,34 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _checked(self) -> Recipe:
-        if self.stop.rounds > 1 and not self.slim.step:
-            raise ValueError(f"slim.step: must be above 0 for {self.stop.rounds} rounds, got 0")
         last = self.percent(self.stop.rounds)
-        if last >= 1:
+        if self.stop.rounds > 1 and last is not None and not self.slim.step:
+            raise ValueError(f"slim.step: must be above 0 for {self.stop.rounds} rounds, got 0")
+        if last is not None and last >= 1:
             raise ValueError(f"slim: round {self.stop.rounds} would remove {last:.0%} of all")
         untrained = self.scratch or Path(self.model).suffix.lower() in (".yaml", ".yml")
         if untrained and self.train is None:
             raise ValueError(f"model: {self.model} starts from random weights, add a train section")
         return self
 
-    def percent(self, number: int) -> float:
+    def percent(self, number: int) -> float | None:
         """Share of the dense network's prunable channels that is gone after a round, from 1."""
+        if self.slim.percent is None:
+            return None
         return self.slim.percent + (number - 1) * self.slim.step
+
+    def limits(self, number: int, dense: Mapping[str, int]) -> dict[str, float]:
+        """What may stay after a round, in amounts; ``dense`` is what the dense network has."""
+        found = {}
+        for name, limit in self.slim.limits.items():
+            share = min(limit if limit < 1 else limit / dense[name], 1.0)
+            found[name] = dense[name] * share ** (number / self.stop.rounds)
+        return found
+
+    @property
+    def precision(self) -> Precision:
+        """In which the model's file keeps its numbers."""
+        return "fp32" if Path(self.model).suffix == ".cfg" else "fp16"
 
     def teacher(self, dense: Path) -> DistillOptions | None:
         """Whom fine-tuning learns from; ``dense`` is the file of the dense network."""

@@ -37,6 +37,8 @@ from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import BOXES, look
 from yoloprune.models.checkpoint import task_of
 from yoloprune.models.door import Source, digest, input_size_of, load, save, torch_device
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.cost import Costs
 from yoloprune.prune.slim import SlimOptions, slim
 from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
@@ -138,10 +140,9 @@ class _Run:
         model, source = self.dense()
         records = [self.state.stages["dense"]["record"]]
         models = {"dense": model}
-        total = int(records[0]["prunable_channels"])
         accepted, why = "dense", f"{recipe.stop.rounds} rounds are done"
         for number in range(1, recipe.stop.rounds + 1):
-            model, source = self.round(number, model, source, total)
+            model, source = self.round(number, model, source, models["dense"])
             record = self.state.stages[f"round{number}"]["record"]
             records.append(record)
             models[f"round{number}"] = model
@@ -187,19 +188,16 @@ class _Run:
             if self.recipe.train is not None:
                 model = self.trained(model, "dense", self.recipe.train)
             files = save(model, self.out / "dense" / f"{self.source.model.stem}-dense")
-            graph = trace(model)
-            prunable = int(graph.channels[graph.prunable].sum())
-            return files, {**self.measured(model, files), "prunable_channels": prunable}
+            return files, {**self.measured(model, files), "prunable_channels": _prunable(model)}
 
         return self.stage("dense", work)
 
     def round(
-        self, number: int, model: nn.Module, source: Source, total: int
+        self, number: int, model: nn.Module, source: Source, dense: nn.Module
     ) -> tuple[nn.Module, Source]:
         """Sparsify, cut, fine-tune."""
         recipe, name = self.recipe, f"round{number}"
-        percent = self.share(model, recipe.percent(number), total)
-        budget = recipe.slim.budget(percent)
+        budget = self.budget(number, model, dense)
         if recipe.sparsify is not None:
             section, origin = recipe.sparsify, source
 
@@ -246,15 +244,33 @@ class _Run:
                     tuned, f"{name}/tuned", section, None, teacher, preset=section.preset
                 )
             files = save(tuned, self.out / name / name)
-            record = {"percent": recipe.percent(number), **self.measured(tuned, files)}
+            gone = recipe.percent(number) or 1 - _prunable(tuned) / self.total
+            record = {"percent": gone, **self.measured(tuned, files)}
             return files, record
 
         return self.stage(name, tune)
 
+    @property
+    def total(self) -> int:
+        """Prunable channels of the dense network."""
+        return int(self.state.stages["dense"]["record"]["prunable_channels"])
+
+    def budget(self, number: int, model: nn.Module, dense: nn.Module) -> Budget:
+        """Of a round, in terms of what is there when it begins."""
+        recipe, limits = self.recipe, dict[str, float]()
+        if recipe.slim.limits:
+            precision = recipe.slim.precision or recipe.precision
+            full = Costs(dense, trace(dense), count(dense, self.size)).full
+            amounts = {"macs": full.macs, "params": full.params, "bytes": full.bytes[precision]}
+            limits = recipe.limits(number, amounts)
+        percent = recipe.percent(number)
+        if percent is not None:
+            percent = self.share(model, percent, self.total)
+        return recipe.slim.budget(percent, limits, recipe.precision)
+
     def share(self, model: nn.Module, percent: float, total: int) -> float:
         """What a round removes of what is there, to come to a share of the dense network."""
-        graph = trace(model)
-        present = int(graph.channels[graph.prunable].sum())
+        present = _prunable(model)
         share = 1 - (1 - percent) * total / max(present, 1)
         if not 0 < share < 1:
             raise RecipeError(
@@ -340,3 +356,9 @@ class _Run:
         }
         write_bytes(self.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         return RunResult(model=models[accepted], record=record)
+
+
+def _prunable(model: nn.Module) -> int:
+    """How many channels may be pruned."""
+    graph = trace(model)
+    return int(graph.channels[graph.prunable].sum())

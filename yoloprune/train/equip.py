@@ -37,7 +37,9 @@ class Equip:
         trainer.snapshots, trainer.wish = self.options.snapshots, self.options.wish()
         if self.options.sparsity is not None:
             student = student_of(trainer.model)
-            trainer.sparsity = sparsity_of(student, trace(student), self.options.sparsity)
+            trainer.sparsity = sparsity_of(
+                student, trace(student), self.options.sparsity, side=self.options.imgsz
+            )
             trainer.sparsity.watch(student, trainer.optimizer)
             if trainer.resumed_sparsity is not None:
                 trainer.sparsity.load_state_dict(trainer.resumed_sparsity)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from yoloprune.errors import TrainError
-from yoloprune.prune.plan import Budget
+from yoloprune.prune.budget import Budget
 
 Method = Literal["auto", "l1", "prox", "group"]
 Decay = Literal["none", "half", "kept"]

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph
+from yoloprune.measure.size import count
+from yoloprune.prune.cost import Costs
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores, score
 from yoloprune.train.criterion import settled
@@ -94,8 +96,10 @@ class _Chooser:
         taylor: what scores; None leaves it to the scales themselves.
     """
 
-    def __init__(self, gammas: Gammas, options: SparsityOptions) -> None:
-        self.planner = Planner(gammas.graph)
+    def __init__(
+        self, gammas: Gammas, options: SparsityOptions, costs: Costs | None = None
+    ) -> None:
+        self.planner = Planner(gammas.graph, costs)
         self.gammas, self.budget = gammas, options.budget
         self.taylor = TaylorImportance(gammas) if options.criterion == "taylor" else None
         self.steps = 0
@@ -143,10 +147,16 @@ class PlannedShrinking(Sparsity):
 
     _BOUNDS = ("top", "beta_top", "row_top", "shift_top")
 
-    def __init__(self, model: nn.Module, gammas: Gammas, options: SparsityOptions) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        gammas: Gammas,
+        options: SparsityOptions,
+        costs: Costs | None = None,
+    ) -> None:
         super().__init__(gammas)
         self.until = options.until
-        self._chooser = _Chooser(gammas, options)
+        self._chooser = _Chooser(gammas, options, costs)
         scores = score(model, gammas.graph)
         may_go = np.flatnonzero(gammas.graph.prunable & np.isfinite(scores.values))
         if options.criterion == "gamma":
@@ -205,10 +215,16 @@ class Penalty(Sparsity):
     that layers without one (frozen ones) are left alone.
     """
 
-    def __init__(self, model: nn.Module, gammas: Gammas, options: SparsityOptions) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        gammas: Gammas,
+        options: SparsityOptions,
+        costs: Costs | None = None,
+    ) -> None:
         super().__init__(gammas)
         self.strength, self.decay = options.strength, options.decay
-        self._chooser = _Chooser(gammas, options)
+        self._chooser = _Chooser(gammas, options, costs)
 
     @torch.no_grad()
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:
@@ -299,11 +315,20 @@ METHODS: dict[str, type[PlannedShrinking | Penalty]] = {
 """Name of a method → its class."""
 
 
-def sparsity_of(model: nn.Module, graph: ChannelGraph, options: SparsityOptions) -> Sparsity:
+def sparsity_of(
+    model: nn.Module, graph: ChannelGraph, options: SparsityOptions, *, side: int = 640
+) -> Sparsity:
     """The method that options name, for a model.
+
+    Args:
+        model: to be trained.
+        graph: its channels.
+        options: how.
+        side: of the pictures in pixels, on which a limit to multiply-adds holds.
 
     Raises:
         TrainError: the model has no prunable BatchNorm.
     """
     options, _ = settled(options, model, graph)
-    return METHODS[options.method](model, Gammas(model, graph), options)
+    costs = Costs(model, graph, count(model, side)) if options.budget.limits else None
+    return METHODS[options.method](model, Gammas(model, graph), options, costs)

@@ -1,0 +1,88 @@
+"""How much of a network is to go, in whatever the user counts, and what must stay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from yoloprune.errors import PlanError
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""How numbers are kept: in 4 bytes each, in 2, or in 1 for weights and in 4 for the rest."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LIMITS = {"macs": "multiply-adds", "params": "parameters", "bytes": "bytes"}
+"""Flag of what may have a limit → its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much is to go, and what must stay. Of several limits all hold.
+
+    Attributes:
+        percent: share of the prunable channels to remove over the whole network, in (0, 1).
+        macs: multiply-adds that may stay at most: below 1 a share of the full network's, else so
+            many.
+        params: parameters, in the same way.
+        bytes: of parameters and BatchNorm statistics, in the same way.
+        precision: that ``bytes`` are counted in.
+        min_channels: every layer keeps at least so many channels (a narrower layer keeps all).
+        max_layer_prune: no layer loses more than this share of its channels, in (0, 1].
+        round_to: kept counts become multiples of this; what was no multiple may stay whole.
+
+    Raises:
+        PlanError: nothing is asked for, or a value is out of its range.
+    """
+
+    percent: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    bytes: float | None = None
+    precision: Precision = "fp32"
+    min_channels: int = 8
+    max_layer_prune: float = 0.9
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        if self.percent is None and not self.limits:
+            raise PlanError("budget: is empty. Give --percent, --macs, --params or --bytes.")
+        if self.percent is not None and not (is_number(self.percent) and 0 < self.percent < 1):
+            raise PlanError(f"--percent: must be above 0 and below 1, got {self.percent}.")
+        for name, limit in self.limits.items():
+            if not is_number(limit) or limit <= 0 or limit == 1:
+                raise PlanError(
+                    f"--{name}: must be a share between 0 and 1, or an amount, got {limit}."
+                )
+        if self.precision not in PRECISIONS:
+            raise PlanError(
+                f"--precision: unknown, got {self.precision!r}, expected {', '.join(PRECISIONS)}."
+            )
+        if not is_number(self.max_layer_prune) or not 0 < self.max_layer_prune <= 1:
+            raise PlanError(
+                f"--max-layer-prune: must be above 0 and at most 1, got {self.max_layer_prune}."
+            )
+        for flag, value in (("min-channels", self.min_channels), ("round-to", self.round_to)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PlanError(f"--{flag}: must be a whole number, at least 1, got {value}.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by name."""
+        found = {name: getattr(self, name) for name in LIMITS}
+        return {name: limit for name, limit in found.items() if limit is not None}
+
+    @property
+    def asked(self) -> str:
+        """In words."""
+        parts = [] if self.percent is None else [f"{self.percent:.1%} of the channels gone"]
+        for name, limit in self.limits.items():
+            what = f"{self.precision} bytes" if name == "bytes" else LIMITS[name]
+            most = f"{limit:.1%} of the {what}" if limit < 1 else f"{limit:,.0f} {what}"
+            parts.append(f"at most {most}")
+        return ", ".join(parts)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one, and finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
