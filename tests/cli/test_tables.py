@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from yoloprune.cli.app import app, command
 from yoloprune.cli.tables import Column, quantity, show_line, show_table
 from yoloprune.errors import YoloPruneError
+from yoloprune.prune.budget import Budget
 
 EVIL = "a [/x] [i]b[/i] %20 ü\x1b[2J\u202egnp"
 EVIL_SHOWN = "a [/x] [i]b[/i] %20 ü\\x1b[2J\\u202egnp"
@@ -210,7 +211,8 @@ CELLS = {
 
 def show(name: str) -> None:
     record = RECORDS[name]
-    shown = SimpleNamespace(summary=record) if name == "slim" else record
+    plan = SimpleNamespace(budget=Budget(percent=0.5))
+    shown = SimpleNamespace(summary=record, plan=plan) if name == "slim" else record
     importlib.import_module(f"yoloprune.cli.{name}")._show(shown)
 
 

@@ -42,7 +42,7 @@ def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
     assert recipe.model == "net.cfg"  # not there, so left as it is
     assert recipe.data == str(tmp_path / "data.yaml")  # beside the recipe
     assert [recipe.percent(n) for n in (1, 2, 3)] == pytest.approx([0.3, 0.5, 0.7])
-    assert recipe.slim.budget(0.3, {}, "fp32") == Budget(percent=0.3, min_channels=4)
+    assert recipe.slim.budget(0.3, {}, "fp32") == Budget(percent=0.3, min_channels=4, round_to=8)
     assert recipe.sparsify is not None
     assert recipe.sparsify.options(Budget(percent=0.3)).until == 0.5
     teacher = recipe.teacher(Path("dense.pt"))

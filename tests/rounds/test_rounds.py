@@ -40,7 +40,7 @@ RECIPE: dict[str, Any] = {
     "settings": {"plots": False, "verbose": False, "optimizer": "AdamW", "nbs": 8, "lr0": 0.01},
     "train": {"epochs": 2},
     "sparsify": {"epochs": 3},
-    "slim": {"percent": 0.3, "step": 0.3, "min_channels": 2, "search": 0},
+    "slim": {"percent": 0.3, "step": 0.3, "min_channels": 2, "round_to": 1, "search": 0},
     "finetune": {"epochs": 2, "teacher": "dense"},
     "stop": {"rounds": 2},
 }
@@ -167,7 +167,7 @@ def test_stop_rules(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(rounds, "evaluate", lambda *_: Told())
     bare: dict[str, Any] = {"train": None, "sparsify": None, "finetune": None}
-    slim = {"percent": 0.2, "step": 0.2, "min_channels": 2, "search": 0}
+    slim = {"percent": 0.2, "step": 0.2, "min_channels": 2, "round_to": 1, "search": 0}
     stop = {"rounds": 4, "max_ap_drop": 0.05}
     result = rounds.run_recipe(read(place, slim=slim, stop=stop, **bare), place / "drop")
     assert [row["name"] for row in result.record["rounds"]] == ["dense", "round1", "round2"]
@@ -184,7 +184,7 @@ def test_stop_rules(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rounds_come_to_a_share_of_the_multiply_adds(place: Path) -> None:
-    slim = {"macs": 0.4, "params": 0.7, "min_channels": 2, "search": 0}
+    slim = {**RECIPE["slim"], "percent": None, "step": 0.0, "macs": 0.4, "params": 0.7}
     changes = {"train": None, "sparsify": None, "finetune": None}
     result = rounds.run_recipe(read(place, name="limits", slim=slim, **changes), place / "limits")
     dense, first, second = result.record["rounds"]

@@ -105,7 +105,7 @@ def slim(
     precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 1,
+    round_to: RoundOpt = 8,
     criterion: CriterionOpt = None,
     scope: ScopeOpt = None,
     reduce: ReduceOpt = "mean",

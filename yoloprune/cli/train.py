@@ -162,7 +162,7 @@ def train(
     precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 1,
+    round_to: RoundOpt = 8,
     importance: ImportanceOpt = None,
     until: UntilOpt = 0.7,
     strength: StrengthOpt = 0.0,

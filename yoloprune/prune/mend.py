@@ -21,7 +21,7 @@ from yoloprune.prune.patches import groups_of, is_batched, matrix, read, weight_
 from yoloprune.prune.replay import Replayer
 from yoloprune.prune.ridge import USUAL, Sums, fit
 from yoloprune.prune.targets import Target, Targets, mode_of
-from yoloprune.prune.trim import trim
+from yoloprune.prune.trim import share_heap, trim
 
 _EXACT = 1e-10
 """A layer that is off by less, as a share of its variance, has nothing to repair."""
@@ -118,6 +118,7 @@ class Mending:
 
     def _solve_in_turn(self) -> list[LayerRepair]:
         """Let the lanes come to each layer, solve it, and let them go on."""
+        share_heap()
         self._lanes = [Lane(self._forward(handful)) for handful in self._handfuls]
         repaired: dict[str, LayerRepair] = {}
         total = len({(path, call) for _, path, call in self._targets})

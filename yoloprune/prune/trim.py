@@ -1,27 +1,40 @@
-"""Memory that nobody uses, given back to the system."""
+"""Memory that nobody uses, shared by threads that run in turn and given back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import sys
-from collections.abc import Callable
 from typing import Any
+
+_ARENA_MAX = -8
+"""``M_ARENA_MAX`` of glibc's ``malloc.h``."""
+
+
+def share_heap() -> None:
+    """Have threads that begin from now on take memory from one heap; without glibc, do nothing.
+
+    Else each has its own, which keeps for itself what is freed in it: passes that run in turn,
+    each in a thread, then hold as much as if they ran at once.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_ARENA_MAX, 1)
 
 
 def trim() -> None:
     """Have glibc let go of what it keeps for later; where there is no glibc, do nothing.
 
-    It keeps what is freed in a heap for every thread, up to 32 MiB a piece. Passes that run in
-    turn, each in a thread of its own, leave as much behind as they ever held.
+    It keeps what is freed, up to 32 MiB a piece.
     """
-    found = _malloc_trim()
-    if found is not None:
-        found(0)
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 @functools.cache
-def _malloc_trim() -> Callable[[int], Any] | None:
+def _glibc() -> Any:
     if sys.platform != "linux":
         return None
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "malloc_trim") and hasattr(libc, "mallopt") else None

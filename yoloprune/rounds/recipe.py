@@ -147,7 +147,7 @@ class SlimSection(_Section):
     precision: Precision | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
-    round_to: int = 1
+    round_to: int = 8
     reduce: Reduce = "mean"
     compensate: bool = True
     search: str | int | float = "3m"
