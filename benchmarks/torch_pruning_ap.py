@@ -8,9 +8,8 @@ all but the last of each branch. Its ratio is bisected to the MACs, as our perce
 
 Ours is ``recon`` with even shares and repair, 64 train pictures without labels.
 
-All are trained by one trainer, by either schedule: ``keep`` (yoloprune's preset, which holds
-BatchNorm statistics as repair left them) and ``moving`` (AdamW, a warm-up and a cosine, statistics
-of the batches). AP is pycocotools' on the validation split. A finished row is not run again.
+All are trained by one trainer, by either schedule: ``keep`` (yoloprune's preset: small steps, no
+spike) and ``moving`` (larger ones, a warm-up and a cosine, as from random weights). AP is pycocotools' on the validation split. A finished row is not run again.
 
     pip install torch-pruning==1.6.1
     python benchmarks/torch_pruning_ap.py              # without training
@@ -245,12 +244,12 @@ def rows_of(cell: Cell, device: str, out: Path) -> list[Row]:
     ]
 
 
-def cells(epochs: list[int]) -> Iterator[Cell]:
+def cells(epochs: list[int], ways: list[str]) -> Iterator[Cell]:
     """What decides first."""
     for number in epochs:
         for share in reversed(SHARES):
             for schedule in ("keep", "moving") if number else ("none",):
-                for way in WAYS:
+                for way in ways:
                     yield Cell(
                         network="yolov8n-bccd", share=share, way=way,
                         schedule=schedule, epochs=number,
@@ -261,6 +260,7 @@ def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, nargs="+", default=[0])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -270,7 +270,7 @@ def main() -> None:
     table = Table(args.out, Row)
     todo: list[Any] = [
         (rows_of, (cell, args.device, args.work.resolve()))
-        for cell in cells(args.epochs)
+        for cell in cells(args.epochs, args.ways)
         if not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
     ]
     work(table, todo, args)

@@ -125,9 +125,9 @@ def options_of(cell: Cell, epochs: int, device: str) -> TrainOptions:
     return TrainOptions(data=data, extra={**SETTINGS, "lr0": rate}, **common)
 
 
-def cells() -> Iterator[Cell]:
+def cells(wanted: list[int]) -> Iterator[Cell]:
     """What decides first."""
-    for steps in STEPS:
+    for steps in wanted:
         for network, share in POINTS:
             for way in ("teacher-only", "labelled")[: 1 if steps == 0 else 2]:
                 yield Cell(network=network, share=share, way=way, asked=steps)
@@ -136,6 +136,7 @@ def cells() -> Iterator[Cell]:
 def main() -> None:
     """Run what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -146,7 +147,7 @@ def main() -> None:
     table = Table(args.out / "without-labels-320px.csv", Row)
     todo: list[Any] = [
         (rows, (cell, args.device, args.work.resolve()))
-        for cell in cells()
+        for cell in cells(args.steps)
         if (SHARED / NETS[cell.network][0]).is_file()
         and not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
     ]

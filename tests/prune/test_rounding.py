@@ -32,10 +32,7 @@ EIGHT = 8
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name in EVERY
-    ],
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in EVERY],
 )
 def test_every_width_is_a_multiple_where_it_was(name: str) -> None:
     if name.endswith(".yaml"):
