@@ -9,7 +9,8 @@ all but the last of each branch. Its ratio is bisected to the MACs, as our perce
 Ours is ``recon`` with even shares and repair, 64 train pictures without labels.
 
 All are trained by one trainer, by either schedule: ``keep`` (yoloprune's preset: small steps, no
-spike) and ``moving`` (larger ones, a warm-up and a cosine, as from random weights). AP is pycocotools' on the validation split. A finished row is not run again.
+spike) and ``moving`` (larger ones, a warm-up and a cosine, as from random weights). AP is
+pycocotools' on the validation split. A finished row is not run again.
 
     pip install torch-pruning==1.6.1
     python benchmarks/torch_pruning_ap.py              # without training
