@@ -5,10 +5,30 @@ from __future__ import annotations
 import io
 import sys
 
-from yoloprune.cli import export, info, predict, run, slim, train, val  # each enters itself
+from yoloprune.cli import (  # each enters itself
+    export,
+    info,
+    predict,
+    run,
+    sensitivity,
+    slim,
+    train,
+    val,
+)
 from yoloprune.cli.app import app
 
-__all__ = ["app", "export", "info", "main", "predict", "run", "slim", "train", "val"]
+__all__ = [
+    "app",
+    "export",
+    "info",
+    "main",
+    "predict",
+    "run",
+    "sensitivity",
+    "slim",
+    "train",
+    "val",
+]
 
 
 def main() -> None:

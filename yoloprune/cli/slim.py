@@ -79,6 +79,12 @@ SearchOpt = Annotated[
         "repaired, and held against what the full network sees.",
     ),
 ]
+SensitivityOpt = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Shares by the curves that `yoloprune sensitivity` measured."
+    ),
+]
 ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")]
 CompensateOpt = Annotated[
     bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
@@ -114,6 +120,7 @@ def slim(
     calib_images: CalibImagesOpt = 64,
     repair: RepairOpt = True,
     search: SearchOpt = "0",
+    sensitivity: SensitivityOpt = None,
     seed: SeedOpt = 0,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
@@ -152,6 +159,7 @@ def slim(
             calib_images=calib_images,
             repair=repair,
             search=seconds_of(search, "--search"),
+            sensitivity=sensitivity,
             seed=seed,
             split_routes=split_routes,
             data=data,

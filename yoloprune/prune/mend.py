@@ -43,7 +43,7 @@ class RepairOptions:
 
     held_out: float = 0.25
     rows: int = 8192
-    memory: int = 1_000_000_000
+    memory: int = 700_000_000
     seed: int = 0
     device: str | None = None
     near: Mapping[str, float] | None = None

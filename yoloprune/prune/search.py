@@ -12,7 +12,6 @@ else shares stay even.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import DataError
 from yoloprune.files import write_bytes
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.fingerprint import fingerprint
 from yoloprune.prune.mend import RepairOptions
 from yoloprune.prune.score import Scores
 from yoloprune.prune.stages import Stage
@@ -152,7 +152,8 @@ def search(
     judges = trials.seen(see), trials.seen(back)
     thin = trials.repaired(trials.even)
     even, even_unseen = (judge.apart(thin) for judge in judges)
-    log = _Log(options.log, _identity(model, scores, budget, pictures, options))
+    identity = fingerprint(model, pictures, asdict(budget), options.seed, scores.values.tobytes())
+    log = _Log(options.log, identity)
     walk = Walk(len(trials.stages), even, options.seed)
     for done, apart in log.trials:
         walk.tell(np.array(done), apart)
@@ -295,16 +296,3 @@ def _parts(pictures: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     fit, see = round(_FIT * len(pictures)), round(_SEE * len(pictures))
     parts = order[:fit], order[fit : fit + see], order[fit + see :]
     return pictures[parts[0]], pictures[parts[1]], pictures[parts[2]]
-
-
-def _identity(
-    model: nn.Module, scores: Scores, budget: Budget, pictures: Tensor, options: SearchOptions
-) -> str:
-    """What a search must agree in to be gone on with."""
-    found = hashlib.sha256(repr((asdict(budget), options.seed)).encode())
-    for tensor in (*model.state_dict().values(), pictures):
-        found.update(
-            tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
-        )
-    found.update(scores.values.tobytes())
-    return found.hexdigest()

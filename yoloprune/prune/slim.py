@@ -41,6 +41,7 @@ from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Reduce, Scores, are_alike, sparsity_warning
 from yoloprune.prune.search import SearchOptions
+from yoloprune.prune.sensitivity import Sensitivity, measured_shares
 from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.verdict import head_error, judge
 
@@ -75,6 +76,7 @@ class SlimOptions:
         calib_images: how many of them.
         repair: fit what is left to what the full network gave, where there are pictures.
         search: seconds to look for better shares than even ones; 0 does not.
+        sensitivity: file of ``yoloprune sensitivity``, whose curves set the shares.
         seed: of the search.
         split_routes: write grouped routes as convs of their own (Darknet).
         data: data set to measure on; None measures none.
@@ -95,6 +97,7 @@ class SlimOptions:
     calib_images: int = 64
     repair: bool = True
     search: float = 0.0
+    sensitivity: Path | None = None
     seed: int = 0
     split_routes: bool = False
     data: str | None = None
@@ -231,6 +234,8 @@ def _make(
     costs = Costs(model, graph, count(model, size)) if options.budget.limits else None
     planner = Planner(graph, costs)
     choice = stages.run("score", _scored, model, planner, pictures, options)
+    if options.sensitivity is not None:
+        choice = measured_shares(choice, graph, options.sensitivity)
     if options.search and pictures is not None:
         how = SearchOptions(
             seconds=options.search,
@@ -333,6 +338,12 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     if source is not None:
         find_pictures(source)
     search = options.search > 0
+    if options.sensitivity is not None:
+        Sensitivity.read(options.sensitivity)
+        if search or options.scope == "global":
+            raise PlanError(
+                "--sensitivity: sets the shares of all parts. Leave --search and --scope out."
+            )
     if search and not options.repair:
         raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
     check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)
@@ -354,7 +365,7 @@ def _scored(
         options.budget,
         planner=planner,
         criterion=options.criterion,
-        scope=options.scope,
+        scope=options.scope if options.sensitivity is None else "local",
         reduce=options.reduce,
         pictures=None if pictures is None else pictures.images,
         device=options.device,
