@@ -31,12 +31,12 @@ SIDE = 32
 class Lopsided(nn.Module):
     """Two branches of one cost; the output hears one of them a hundred times louder."""
 
-    def __init__(self) -> None:
+    def __init__(self, stem: int = 8) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.loud = nn.Sequential(nn.Conv2d(8, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 4, 1))
-        self.soft = nn.Sequential(nn.Conv2d(8, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 4, 1))
+        self.stem = nn.Conv2d(3, stem, 3, padding=1)
+        self.loud = nn.Sequential(nn.Conv2d(stem, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 4, 1))
+        self.soft = nn.Sequential(nn.Conv2d(stem, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 4, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -47,8 +47,10 @@ def pictures(n: int = 16) -> Tensor:
     return torch.rand(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
-def found(options: SearchOptions) -> tuple[nn.Module, ChannelGraph, Scores, Searched]:
-    model = Lopsided().eval()
+def found(
+    options: SearchOptions, stem: int = 8
+) -> tuple[nn.Module, ChannelGraph, Scores, Searched]:
+    model = Lopsided(stem).eval()
     graph = trace(model)
     scores = within_groups(score(model, graph, criterion="l2"), graph)
     return model, graph, scores, search(model, graph, scores, BUDGET, pictures(), options)
@@ -82,7 +84,7 @@ def test_shares_stay_even_where_pictures_that_were_kept_back_say_so(
     judges = iter([_Judge(1.0, 0.5), _Judge(1.0, 2.0)])  # the even cut, others
     monkeypatch.setattr(searching.Trials, "seen", lambda self, pictures: next(judges))
     _, _, scores, result = found(SearchOptions(seconds=60, trials=9))
-    assert not result.record.kept and result.record.gains == 1
+    assert not result.record.kept and result.record.begun == 0.5
     assert (result.record.found_unseen, result.record.even_unseen) == (2.0, 1.0)
     assert result.scores is scores and result.budget == BUDGET
     assert all(stage.found == stage.even for stage in result.record.stages)
@@ -171,3 +173,30 @@ def test_few_pictures_are_refused_in_a_line() -> None:
     scores = within_groups(score(model, graph, criterion="l2"), graph)
     with pytest.raises(DataError, match="--search: has 7 pictures, expected at least 8"):
         search(model, graph, scores, BUDGET, pictures(7), SearchOptions(seconds=1))
+
+
+def test_it_begins_where_all_parts_lose_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "search.json"
+    model, graph, _, result = found(SearchOptions(seconds=600, trials=0, log=log), 64)
+    record = result.record
+    assert (record.parts, record.way, record.trials) == (3, "repaired", 0)
+    assert record.kept and record.begun == record.found
+    assert record.begun is not None and record.begun < 0.7 * record.even
+    remove = Planner(graph).choose(result.scores, result.budget)
+    thin = cut_units(model, graph, remove)
+    assert thin.loud[0].out_channels > thin.soft[0].out_channels
+    curves = json.loads(log.read_text())["curves"]
+    assert curves["loud.0"] > 10 * curves["soft.0"]
+    monkeypatch.setattr("yoloprune.prune.start.lost", None)  # nothing is measured again
+    again = found(SearchOptions(seconds=600, trials=0, log=log), 64)[3]
+    assert np.array_equal(result.scores.values, again.scores.values, equal_nan=True)
+
+
+def test_where_time_is_short_parts_are_silenced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([0.0, 9.0, 9.0, 9.5])  # seconds before and after each look
+    clock = type("Clock", (), {"perf_counter": staticmethod(lambda: next(took))})
+    monkeypatch.setattr("yoloprune.prune.start.time", clock)
+    record = found(SearchOptions(seconds=12, trials=0))[3].record
+    assert record.way == "silenced" and record.parts == 3

@@ -2,9 +2,10 @@
 
 Even shares for all are a robust start, and no score that was tried gives better ones. Trying does:
 a cut with other shares at the same multiply-adds is repaired on some pictures, and what it then
-sees on others is compared with what the full network sees there. No labels are needed. Changes are
-random, of one or two runs of neighbouring stages at a time; what makes the difference smaller is
-kept, and tried once more.
+sees on others is compared with what the full network sees there. No labels are needed. It begins
+where every part of the network, pruned alone, would lose alike. Changes from there are random, of
+one or two runs of neighbouring stages at a time; what makes the difference smaller is kept, and
+tried once more.
 
 What was found must also be nearer on a third part of the pictures, which nothing was chosen by;
 else shares stay even.
@@ -13,6 +14,7 @@ else shares stay even.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,11 +29,13 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import DataError
 from yoloprune.files import write_bytes
+from yoloprune.prune.apart import Seen
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.fingerprint import fingerprint
 from yoloprune.prune.mend import RepairOptions
 from yoloprune.prune.score import Scores
 from yoloprune.prune.stages import Stage
+from yoloprune.prune.start import Way, measured_start, way_for
 from yoloprune.prune.trials import Candidate, Trials
 
 LEAST = 8
@@ -90,20 +94,26 @@ class SearchRecord:
     """What a search came to.
 
     Attributes:
+        parts: of the network that were pruned alone first, to begin where all lose alike.
+        way: how these were looked at.
         trials: cuts that were repaired and looked at.
         gains: how many of them were the best so far.
         seconds: that it took.
         even: how far the even cut is from the full network on pictures that choose …
+        begun: … the cut where all parts lose alike, None where it was not tried …
         found: … and the best cut.
         even_unseen, found_unseen: the same on pictures that nothing was chosen by.
         kept: whether the best cut is taken; else the even one is.
         stages: share by share.
     """
 
+    parts: int
+    way: Way
     trials: int
     gains: int
     seconds: float
     even: float
+    begun: float | None
     found: float
     even_unseen: float
     found_unseen: float
@@ -154,10 +164,11 @@ def search(
     even, even_unseen = (judge.apart(thin) for judge in judges)
     identity = fingerprint(model, pictures, asdict(budget), options.seed, scores.values.tobytes())
     log = _Log(options.log, identity)
-    walk = Walk(len(trials.stages), even, options.seed)
+    start = time.perf_counter() - log.seconds
+    began, begin = _begin(trials, scores, judges[0], even, log, options, start)
+    walk = Walk(len(trials.stages), min(even, begin), options.seed)
     for done, apart in log.trials:
         walk.tell(np.array(done), apart)
-    start = time.perf_counter() - log.seconds
     while (gone := time.perf_counter() - start) < options.seconds:
         options.progress(int(gone), int(options.seconds))
         if walk.told >= options.trials or walk.in_vain >= options.patience:
@@ -167,16 +178,20 @@ def search(
         apart = None if candidate is None else judges[0].apart(trials.repaired(candidate))
         walk.tell(shifts, apart)
         log.add(shifts, apart, time.perf_counter() - start)
-    best = trials.candidate(walk.best) if walk.gains else None
+    best = trials.candidate(walk.best) if walk.gains or began else None
     best = best or trials.even
-    found_unseen = judges[1].apart(trials.repaired(best)) if walk.gains else even_unseen
+    moved = best is not trials.even
+    found_unseen = judges[1].apart(trials.repaired(best)) if moved else even_unseen
     kept = found_unseen < even_unseen
     chosen = best if kept else trials.even
     record = SearchRecord(
+        parts=len(log.curves),
+        way=log.way or "none",
         trials=walk.told,
         gains=walk.gains,
         seconds=time.perf_counter() - start,
         even=even,
+        begun=None if begin == math.inf else begin,
         found=walk.least,
         even_unseen=even_unseen,
         found_unseen=found_unseen,
@@ -184,6 +199,39 @@ def search(
         stages=_shares(trials, chosen),
     )
     return Searched(scores=chosen.scores, budget=chosen.budget, record=record)
+
+
+def _begin(
+    trials: Trials,
+    scores: Scores,
+    judge: Seen,
+    even: float,
+    log: _Log,
+    options: SearchOptions,
+    start: float,
+) -> tuple[bool, float]:
+    """Begin where all parts lose alike, if that is nearer to the full network than even shares.
+
+    Returns:
+        Whether it is, and how far that is; infinite where it was not tried.
+    """
+    if log.way is None:
+        log.way = way_for(trials, scores, judge, options.seconds)
+    if log.way == "none":
+        return False, math.inf
+
+    def told(part: str, lost: float) -> None:
+        gone = time.perf_counter() - start
+        log.curve(part, lost, gone)
+        options.progress(int(gone), int(options.seconds))
+
+    begin = measured_start(trials, scores, judge, log.way, log.curves, told)
+    trials.begin_at(begin)
+    candidate = trials.candidate(np.zeros(len(trials.stages)))
+    apart = math.inf if candidate is None else judge.apart(trials.repaired(candidate))
+    if apart >= even:
+        trials.begin_at(scores)
+    return apart < even, apart
 
 
 def _shares(trials: Trials, chosen: Candidate) -> tuple[StageShare, ...]:
@@ -271,6 +319,8 @@ class _Log:
     def __init__(self, path: Path | None, identity: str) -> None:
         self._path, self._identity = path, identity
         self.trials: list[tuple[list[float], float | None]] = []
+        self.curves: dict[str, float] = {}
+        self.way: Way | None = None
         self.seconds = 0.0
         if path is None or not path.is_file():
             return
@@ -278,15 +328,27 @@ class _Log:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["identity"] == identity:
                 self.trials = [(list(shifts), apart) for shifts, apart in data["trials"]]
-                self.seconds = float(data["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):  # of something else: begin anew
-            self.trials, self.seconds = [], 0.0
+                self.curves = {str(part): float(lost) for part, lost in data["curves"].items()}
+                self.way, self.seconds = data["way"], float(data["seconds"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of something else
+            self.trials, self.curves, self.way, self.seconds = [], {}, None, 0.0
 
     def add(self, shifts: FloatArray, apart: float | None, seconds: float) -> None:
         """One more."""
         self.trials.append((shifts.tolist(), apart))
+        self._write(seconds)
+
+    def curve(self, part: str, lost: float, seconds: float) -> None:
+        """One more part that was pruned alone."""
+        self.curves[part] = lost
+        self._write(seconds)
+
+    def _write(self, seconds: float) -> None:
         if self._path is not None:
-            data = {"identity": self._identity, "seconds": seconds, "trials": self.trials}
+            data = {
+                "identity": self._identity, "seconds": seconds, "way": self.way,
+                "curves": self.curves, "trials": self.trials,
+            }  # fmt: skip
             write_bytes(self._path, (json.dumps(data) + "\n").encode())
 
 

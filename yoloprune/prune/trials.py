@@ -26,6 +26,8 @@ _NEAR = 2e-3
 """Share by which the multiply-adds of a cut may miss those that it should have."""
 _FAR = 1e-2
 """The same, where floors let it come no nearer."""
+_LESS = 5e-2
+"""The share by which it may have fewer, where no cut comes nearer, as in layers of few channels."""
 _STEPS = 16
 
 
@@ -56,6 +58,9 @@ class Trials:
         options: of that repair.
 
     Attributes:
+        graph, budget: as given.
+        full: the network, float32, where trials run.
+        planner: of its graph.
         stages: the parts of the network that can have shares of their own.
         even: the cut in which all have the same.
     """
@@ -69,25 +74,27 @@ class Trials:
         pictures: Tensor,
         options: RepairOptions,
     ) -> None:
-        self._graph, self._scores, self._budget, self._options = graph, scores, budget, options
+        self.graph, self._scores, self.budget, self._options = graph, scores, budget, options
         place = device_of(model) if options.device is None else find_device(options.device)
-        self._full = float32_copy(model, place)
+        self.full = float32_copy(model, place)
         size = count(model, (int(pictures.shape[-2]), int(pictures.shape[-1])))
         costs = Costs(model, graph, size)
-        self._cost, self._planner = costs, Planner(graph, costs)
+        self._cost, self.planner = costs, Planner(graph, costs)
         self.stages: list[Stage] = stages(model, graph, size)
         # What only training reaches does not change what is seen.
-        self._layers = next(
-            layers for training, layers in passes(self._full, graph) if not training
-        )
-        self._looked = look(self._full, graph, pictures, self._layers, options)
+        self._layers = next(layers for training, layers in passes(self.full, graph) if not training)
+        self._looked = look(self.full, graph, pictures, self._layers, options)
         self._near: dict[str, float] | None = None
-        self.even = Candidate(scores, budget, self._planner.choose(scores, budget))
+        self.even = Candidate(scores, budget, self.planner.choose(scores, budget))
         self._target = self._cost.macs(self._kept(self.even.remove))
 
     def seen(self, pictures: Tensor) -> Seen:
         """What the full network sees on pictures."""
-        return Seen(self._full, pictures)
+        return Seen(self.full, pictures)
+
+    def begin_at(self, scores: Scores) -> None:
+        """Have candidates be shifted from these scores, places in (0, 1) over all groups."""
+        self._scores = scores
 
     def candidate(self, shifts: NDArray[np.float64]) -> Candidate | None:
         """The cut in which stages are spared by so much more than others.
@@ -103,35 +110,38 @@ class Trials:
         for stage, shift in zip(self.stages, shifts.tolist(), strict=True):
             values[stage.units] += shift
         scores = replace(self._scores, values=values)
-        if self._budget.limits:  # which the planner meets by itself
-            remove = self._planner.choose(scores, self._budget)
+        if self.budget.limits:  # which the planner meets by itself
+            remove = self.planner.choose(scores, self.budget)
             held = self._costs_held(remove)
-            return Candidate(scores, self._budget, remove) if held else None
+            return Candidate(scores, self.budget, remove) if held else None
         low, high = 0.0, 1.0
         best, gap = None, math.inf
+        under, less = None, _LESS
         for _ in range(_STEPS):
             middle = (low + high) / 2
-            budget = replace(self._budget, percent=middle)
-            remove = self._planner.choose(scores, budget)
+            budget = replace(self.budget, percent=middle)
+            remove = self.planner.choose(scores, budget)
             over = self._cost.macs(self._kept(remove)) / self._target - 1
             if abs(over) < gap:
                 best, gap = Candidate(scores, budget, remove), abs(over)
             if gap < _NEAR:
                 break
+            if 0 <= -over < less:
+                under, less = Candidate(scores, budget, remove), -over
             low, high = (middle, high) if over > 0 else (low, middle)
-        return best if gap < _FAR else None
+        return best if gap < _FAR else under
 
     def _costs_held(self, remove: IntArray) -> bool:
-        there = self._cost.limited(self._kept(remove), self._budget)
-        limits = self._cost.limits(self._budget)
+        there = self._cost.limited(self._kept(remove), self.budget)
+        limits = self._cost.limits(self.budget)
         return all(there[name] <= limit for name, limit in limits.items())
 
     def repaired(self, candidate: Candidate) -> nn.Module:
         """A cut, repaired; the first one finds out how strongly each layer is to be pulled."""
-        thin = cut_units(self._full, self._graph, candidate.remove).eval()
-        kept = kept_units(self._graph, candidate.remove)
+        thin = cut_units(self.full, self.graph, candidate.remove).eval()
+        kept = kept_units(self.graph, candidate.remove)
         options = replace(self._options, near=self._near)
-        done = Mending(thin, self._looked, self._graph, kept, self._layers, options).carry_out()
+        done = Mending(thin, self._looked, self.graph, kept, self._layers, options).carry_out()
         if self._near is None:
             self._near = {
                 layer.path: layer.pull
@@ -141,6 +151,6 @@ class Trials:
         return thin
 
     def _kept(self, remove: IntArray) -> BoolArray:
-        kept = np.ones(self._graph.n_units, dtype=bool)
+        kept = np.ones(self.graph.n_units, dtype=bool)
         kept[remove] = False
         return kept
