@@ -279,7 +279,8 @@ def _repaired(record: Mapping[str, Any]) -> str:
 
 def _searched(record: Mapping[str, Any]) -> str:
     """What a search came to, in a line."""
-    took = f"searched for {record['seconds']:.0f} s in {record['trials']} trials: "
+    alone = f"{record['parts']} parts alone, then " if record["parts"] else ""
+    took = f"searched for {record['seconds']:.0f} s, {alone}{record['trials']} trials: "
     if not record["kept"]:
         return took + "nothing better than even shares on pictures that it did not choose by"
     nearer = 1 - record["found_unseen"] / record["even_unseen"]

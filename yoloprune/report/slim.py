@@ -274,7 +274,7 @@ def _search(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
         name = first if first == last else f"{first} … {last}"
         stages.append((name, stage["channels"], f"{stage['even']:.0%}", f"{stage['found']:.0%}"))
     return {
-        **{key: record[key] for key in ("kept", "trials", "gains")},
+        **{key: record[key] for key in ("kept", "trials", "gains", "parts")},
         "seconds": f"{record['seconds']:.0f}",
         "nearer": f"{1 - record['found_unseen'] / max(record['even_unseen'], 1e-12):.0%}",
         "stages": stages,

@@ -139,6 +139,11 @@ def _settled(model: nn.Module, out: Path, options: TrainOptions) -> TrainOptions
         sparsity, why = settled(asked, model, trace(model))
     if sparsity.method == "auto" and RANK in {-1, 0}:
         log.info("--criterion %s, %s", sparsity.criterion, why)
+        if sparsity.criterion == "taylor" and begun is None:
+            log.info(
+                "a network that was not trained sparse does better when it is cut and repaired "
+                "first: `yoloprune slim --search 3m`, then train"
+            )
     return replace(options, sparsity=sparsity)
 
 
