@@ -244,3 +244,26 @@ def test_a_page_shows_any_name_and_can_be_written(name: str, shown: str, tmp_pat
     assert f"one {shown}\ntwo {shown}" in texts
     assert "".join(texts).count(shown) == 8 - name.count("_")
     assert not {"\x1b", "\u202e"} & set(html)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (
+            True,
+            "A search of 61 s pruned 50 parts alone, to begin where all lose alike, then tried 7",
+        ),
+        (False, "A search of 61 s pruned 50 parts alone and tried 7 cuts of the same budget. None"),
+    ],
+)
+def test_the_page_tells_of_a_search(kept: bool, said: str, tmp_path: Path) -> None:
+    stage = {"layers": ["first", "<b>last</b>"], "channels": 12, "even": 0.5, "found": 0.25}
+    found = {
+        "kept": kept, "trials": 7, "gains": 0, "parts": 50, "seconds": 61.2,
+        "even_unseen": 0.8, "found_unseen": 0.6, "stages": [stage],
+    }  # fmt: skip
+    file = write_slim_report(tmp_path / "page.html", {**RESULT, "search": found}, *made())
+    text = re.sub(r"\s+", " ", " ".join(_Page(file.read_text(encoding="utf-8")).text))
+    assert said in text
+    assert ("what it came to is 25% nearer" in text) == kept
+    assert ("first … <b>last</b> 12 50% 25%" in text) == kept
