@@ -15,6 +15,7 @@ from yoloprune.measure.resolve import describe
 from yoloprune.prune.choose import RECON, Choice
 from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
 from yoloprune.prune.search import LEAST, SearchOptions, search
+from yoloprune.prune.sensitivity import Sensitivity, by_curves
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,6 +105,16 @@ def searched(
         how = replace(options, progress=advance)
         found = search(model, graph, choice.scores, choice.budget, pictures.images, how)
     return replace(choice, scores=found.scores, budget=found.budget, search=found.record)
+
+
+def measured_shares(choice: Choice, graph: ChannelGraph, file: Path) -> Choice:
+    """A choice whose order within parts stands, and whose shares are those of measured curves."""
+    found = Sensitivity.read(file)
+    made = by_curves(choice.scores, graph, found)
+    name = f"{choice.scores.criterion}, {made.criterion}"
+    why = f"shares at equal losses, as {file.name} measured them"
+    scores = replace(made, criterion=name)
+    return replace(choice, scores=scores, scope="global", why=why, compares=False)
 
 
 def repair_on(

@@ -1,11 +1,11 @@
-"""Measured search: which stages of a network can spare more than others.
+"""Measured search: which parts of a network can spare more than others.
 
 Even shares for all are a robust start, and no score that was tried gives better ones. Trying does:
 a cut with other shares at the same multiply-adds is repaired on some pictures, and what it then
 sees on others is compared with what the full network sees there. No labels are needed. It begins
-where every part of the network, pruned alone, would lose alike. Changes from there are random, of
-one or two runs of neighbouring stages at a time; what makes the difference smaller is kept, and
-tried once more.
+where every part of the network, pruned alone, would lose alike. From there each part alone is
+spared a little, and all at once go where that brought most; then changes are random, of one or two
+runs of neighbouring parts at a time; what makes the difference smaller is kept, and tried again.
 
 What was found must also be nearer on a third part of the pictures, which nothing was chosen by;
 else shares stay even.
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph
@@ -31,6 +30,7 @@ from yoloprune.errors import DataError
 from yoloprune.files import write_bytes
 from yoloprune.prune.apart import Seen
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.course import Course, FloatArray
 from yoloprune.prune.fingerprint import fingerprint
 from yoloprune.prune.mend import RepairOptions
 from yoloprune.prune.score import Scores
@@ -43,9 +43,6 @@ LEAST = 8
 _FIT, _SEE = 3 / 8, 5 / 16
 """Shares of the pictures to repair each trial on, and to compare it on; the rest is kept back."""
 _ROWS = 3072
-_MOST_SHIFT = 0.6
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +163,7 @@ def search(
     log = _Log(options.log, identity)
     start = time.perf_counter() - log.seconds
     began, begin = _begin(trials, scores, judges[0], even, log, options, start)
-    walk = Walk(len(trials.stages), min(even, begin), options.seed)
+    walk = Course(len(trials.parts), min(even, begin), options.seed)
     for done, apart in log.trials:
         walk.tell(np.array(done), apart)
     while (gone := time.perf_counter() - start) < options.seconds:
@@ -227,7 +224,7 @@ def _begin(
 
     begin = measured_start(trials, scores, judge, log.way, log.curves, told)
     trials.begin_at(begin)
-    candidate = trials.candidate(np.zeros(len(trials.stages)))
+    candidate = trials.candidate(np.zeros(len(trials.parts)))
     apart = math.inf if candidate is None else judge.apart(trials.repaired(candidate))
     if apart >= even:
         trials.begin_at(scores)
@@ -262,55 +259,6 @@ def check_count(pictures: int) -> None:
             f"--search: has {pictures} pictures, expected at least {LEAST}, better 64: some to "
             "repair on, some to choose by, some to check with."
         )
-
-
-class Walk:
-    """Random changes, of which the good ones stay.
-
-    What is proposed depends on the seed and on what was told, and on nothing else: a search whose
-    trials are told again goes on as if it had not been interrupted.
-
-    Attributes:
-        best: float64 ``[stages]``, shifts of the best trial so far.
-        least: its distance.
-        told: trials so far.
-        gains: how many of them were the best so far.
-        in_vain: how many came after the last one that was.
-    """
-
-    def __init__(self, stages: int, start: float, seed: int) -> None:
-        self.best: FloatArray = np.zeros(stages)
-        self.least = start
-        self.told = self.gains = self.in_vain = 0
-        self._seed = seed
-        self._step = 0.15
-        self._again: FloatArray | None = None
-
-    def propose(self) -> FloatArray:
-        """The next shifts to try."""
-        random = np.random.default_rng([self._seed, self.told])
-        change = self._again
-        if change is None:
-            change = np.zeros_like(self.best)
-            for _ in range(int(random.integers(1, 3))):
-                wide = int(random.integers(1, max(2, change.size // 2)))
-                first = int(random.integers(0, change.size - wide + 1))
-                change[first : first + wide] += random.normal() * self._step
-        made: FloatArray = np.clip(self.best + change, -_MOST_SHIFT, _MOST_SHIFT)
-        return np.asarray(made - made.mean())
-
-    def tell(self, shifts: FloatArray, apart: float | None) -> None:
-        """How far a trial is from the full network; None for one that cannot be."""
-        self.told += 1
-        if apart is not None and apart < self.least:
-            self._again = shifts - self.best
-            self.best, self.least = shifts, apart
-            self._step = min(1.2 * self._step, 0.35)
-            self.gains, self.in_vain = self.gains + 1, 0
-        else:
-            self._again = None
-            self._step = max(0.96 * self._step, 0.04)
-            self.in_vain += 1
 
 
 class _Log:

@@ -24,7 +24,6 @@ from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.errors import PlanError
 from yoloprune.files import write_bytes
 from yoloprune.prune.budget import Budget
-from yoloprune.prune.choose import Choice
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
@@ -259,16 +258,6 @@ def by_curves(scores: Scores, graph: ChannelGraph, found: Sensitivity) -> Scores
                 values[units[order]] = np.interp(place, x, y)
     missing = "no measured sensitivity"
     return Scores(values=values, criterion=f"sensitivity ({found.by})", missing=missing)
-
-
-def measured_shares(choice: Choice, graph: ChannelGraph, file: Path) -> Choice:
-    """A choice whose order within parts stands, and whose shares are those of measured curves."""
-    found = Sensitivity.read(file)
-    made = by_curves(choice.scores, graph, found)
-    name = f"{choice.scores.criterion}, {made.criterion}"
-    why = f"shares at equal losses, as {file.name} measured them"
-    scores = replace(made, criterion=name)
-    return replace(choice, scores=scores, scope="global", why=why, compares=False)
 
 
 def _curve(measured: Sequence[Measurement]) -> tuple[FloatArray, FloatArray]:

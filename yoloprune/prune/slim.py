@@ -25,15 +25,11 @@ from yoloprune.prune.calibrate import (
     calibration,
     calibration_source,
     drift_warning,
+    measured_shares,
     repair_on,
     searched,
 )
-from yoloprune.prune.choose import (
-    Choice,
-    Scope,
-    check_criterion,
-    choose_scores,
-)
+from yoloprune.prune.choose import Choice, Scope, check_criterion, choose_scores
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Origin, PrunePlan
@@ -41,7 +37,7 @@ from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Reduce, Scores, are_alike, sparsity_warning
 from yoloprune.prune.search import SearchOptions
-from yoloprune.prune.sensitivity import Sensitivity, measured_shares
+from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.verdict import head_error, judge
 

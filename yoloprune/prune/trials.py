@@ -20,6 +20,7 @@ from yoloprune.prune.mend import Mending, RepairOptions
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import look, passes
 from yoloprune.prune.score import Scores
+from yoloprune.prune.sensitivity import parts
 from yoloprune.prune.stages import Stage, stages
 
 _NEAR = 2e-3
@@ -61,7 +62,8 @@ class Trials:
         graph, budget: as given.
         full: the network, float32, where trials run.
         planner: of its graph.
-        stages: the parts of the network that can have shares of their own.
+        parts: of the network that can have shares of their own.
+        stages: runs of neighbouring ones, of which a record tells.
         even: the cut in which all have the same.
     """
 
@@ -81,6 +83,7 @@ class Trials:
         costs = Costs(model, graph, size)
         self._cost, self.planner = costs, Planner(graph, costs)
         self.stages: list[Stage] = stages(model, graph, size)
+        self.parts = parts(graph)
         # What only training reaches does not change what is seen.
         self._layers = next(layers for training, layers in passes(self.full, graph) if not training)
         self._looked = look(self.full, graph, pictures, self._layers, options)
@@ -97,18 +100,18 @@ class Trials:
         self._scores = scores
 
     def candidate(self, shifts: NDArray[np.float64]) -> Candidate | None:
-        """The cut in which stages are spared by so much more than others.
+        """The cut in which parts are spared by so much more than others.
 
         Args:
-            shifts: float64 ``[stages]``, shares of a group; above 0 spares, below 0 takes more.
+            shifts: float64 ``[parts]``, shares of a group; above 0 spares, below 0 takes more.
 
         Returns:
             The cut with the multiply-adds of the even one, or, where the budget has limits, the
             one with which these hold; None where floors do not let it be.
         """
         values = self._scores.values.copy()
-        for stage, shift in zip(self.stages, shifts.tolist(), strict=True):
-            values[stage.units] += shift
+        for part, shift in zip(self.parts, shifts.tolist(), strict=True):
+            values[part.units] += shift
         scores = replace(self._scores, values=values)
         if self.budget.limits:  # which the planner meets by itself
             remove = self.planner.choose(scores, self.budget)
