@@ -49,3 +49,19 @@ def test_random_networks(seed: int) -> None:
 )
 def test_stock_networks(name: str) -> None:
     check(load(name)[0], 64, 0)
+
+
+TEN = (
+    *("yolov8n.yaml", "yolov5n.yaml", "yolov9t.yaml", "yolov10n.yaml", "yolo11n.yaml"),
+    *("yolo12n.yaml", "yolo26n.yaml", "yolov8n-seg.yaml", "yolov4-tiny.cfg", "yolov3.cfg"),
+)
+
+
+def test_a_darknet_network() -> None:
+    check(load("yolov4-tiny.cfg", scratch=True)[0], 64, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEN)
+def test_two_hundred_plans_of_ten_architectures(name: str) -> None:
+    check(load(name, scratch=name.endswith(".cfg"))[0], 64, 7, plans=20)

@@ -91,8 +91,9 @@ class Costs:
                 model.get_submodule(name.removesuffix(".weight")), LAYERS
             ):
                 self._weights.append(part)
+        stored = model.state_dict().keys()  # anchors and the like are of the cfg
         for name, buffer in model.named_buffers():
-            if buffer.is_floating_point():
+            if buffer.is_floating_point() and name in stored:
                 self._buffers.append(_tensor(buffer.shape, axes.get(name, ())))
         self._layers: dict[str, _Part] = {}
         for layer in size.layers:
