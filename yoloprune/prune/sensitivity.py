@@ -12,6 +12,7 @@ loss are those of PaddleSlim's ``get_ratios_by_loss``.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -199,8 +200,6 @@ def measure(
         scores: that rank them.
         meter: what is lost.
     """
-    import time
-
     start = time.perf_counter()
     remove = alone(planner, part, scores, share)
     if not remove.size:
