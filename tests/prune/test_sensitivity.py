@@ -123,6 +123,19 @@ def test_what_is_measured_is_what_the_silenced_network_sees(
         assert m.removed == m.share  # 8 and 16 channels divide
 
 
+def test_without_repair_all_pictures_are_compared_on(tmp_path: Path) -> None:
+    model = Branches().eval()
+    found = sense(model, options(tmp_path / "f", repair=False, shares=(0.5,)))
+    graph = trace(model)
+    scores = within_groups(score(model, graph, criterion="l2"), graph)
+    see = Seen(model, pictures())
+    by_name = {part.name: part for part in parts(graph)}
+    for m in found.measured:
+        remove = alone(Planner(graph), by_name[m.part], scores, 0.5)
+        assert m.after is None
+        assert m.before == pytest.approx(see.apart(silenced(model, graph, remove)), rel=1e-5)
+
+
 def test_the_louder_the_more_is_lost(measured: tuple[nn.Module, Path, Sensitivity]) -> None:
     at_half = {m.part: m for m in measured[2].measured if m.share == 0.5}
     assert at_half["loud"].before > 20 * at_half["soft"].before > 0

@@ -111,6 +111,7 @@ def sensitivity(
                 split=split,
                 pictures=None if found is None else found.images,
                 imgsz=size,
+                repair=repair,
                 criterion=criterion,
                 jobs=(jobs or os.cpu_count() or 1) if place == "cpu" else 1,
                 device=place,

@@ -66,6 +66,7 @@ class SensitivityOptions:
         split: of the data set.
         pictures: ``[N, C, H, W]`` to repair on, and to compare on; None repairs nothing.
         imgsz: height and width of the input in pixels.
+        repair: measure after repair, too, where there are pictures.
         criterion: that ranks channels within a group; None for what suits the network.
         jobs: processes.
         device: where.
@@ -80,6 +81,7 @@ class SensitivityOptions:
     split: str = "val"
     pictures: Tensor | None = None
     imgsz: tuple[int, int] = (640, 640)
+    repair: bool = True
     criterion: str | None = None
     jobs: int = 1
     device: str = "cpu"
@@ -114,7 +116,8 @@ def sense(model: nn.Module, options: SensitivityOptions) -> Sensitivity:
             raise PlanError(f"--shares: must be above 0 and below 1, got {share:g}.")
     bench = _Bench.of(model, options)
     identity = fingerprint(
-        model, options.pictures, options.imgsz, options.data, options.split, options.seed,
+        model, options.pictures, options.imgsz, options.data, options.split, options.repair,
+        options.seed,
         bench.scores.values.tobytes(),
     )  # fmt: skip
     found = _begun(options, identity, bench)
@@ -180,13 +183,13 @@ class _Bench:
                 pictures=pictures, device=options.device,
             ).scores  # fmt: skip
         fit = see = pictures
-        if options.data is None:
+        if options.data is None and options.repair:
             assert pictures is not None
             order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(pictures)))
             parted = round(_FIT * len(pictures))
             fit, see = pictures[order[:parted]], pictures[order[parted:]]
         trials = None
-        if fit is not None and len(fit) >= 2:
+        if options.repair and fit is not None and len(fit) >= 2:
             how = RepairOptions(rows=_ROWS, seed=options.seed, device=options.device)
             trials = Trials(full, graph, scores, _ANY, fit, how)
         planner = Planner(graph, costs)
