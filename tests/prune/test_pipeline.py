@@ -78,7 +78,7 @@ def test_shares_are_searched_for_and_told(tmp_path: Path, caplog: pytest.LogCapt
     how = options(tmp_path / "out", search=3.0, calib=str(data))
     summary = slim(model, source, how).summary
     found = summary["search"]
-    assert found["trials"] >= 1 and found["seconds"] < 30
+    assert found["parts"] + found["trials"] >= 1 and found["seconds"] < 30
     assert found["kept"] == (found["found_unseen"] < found["even_unseen"])
     assert {stage["layers"][0] for stage in found["stages"]} >= {"model.0.conv"}
     assert summary["asked"]["percent"] == how.budget.percent

@@ -13,15 +13,14 @@ from torch import nn
 from yoloprune.channels.graph import ChannelGraph, Group, TensorAxis
 from yoloprune.channels.trace import trace
 from yoloprune.errors import PlanError
+from yoloprune.prune.alive import are_alike, sparsity_warning
 from yoloprune.prune.score import (
     CRITERIA,
     Scores,
-    are_alike,
     criterion,
     gamma_quantiles,
     reduce_by_label,
     score,
-    sparsity_warning,
 )
 
 
@@ -125,7 +124,7 @@ def test_wrong_input_is_refused_in_one_line() -> None:
 def test_a_criterion_is_entered_once() -> None:
     with pytest.raises(ValueError, match="'gamma' is already taken"):
         criterion("gamma", missing="")(lambda model, graph, reduce: np.zeros(0))
-    assert list(CRITERIA) == ["gamma", "l1", "l2", "fpgm", "random"]
+    assert list(CRITERIA) == ["gamma", "l1", "l2", "lamp", "fpgm", "random"]
 
 
 def row_net() -> tuple[nn.Module, ChannelGraph]:
@@ -272,3 +271,19 @@ def test_scores_that_hardly_differ_are_alike(values: list[float], alike: bool) -
     scores = np.ones(graph.n_units)
     scores[graph.prunable] = values
     assert are_alike(Scores(values=scores, criterion="gamma"), graph) is alike
+
+
+def test_lamp_is_the_share_of_those_that_are_not_smaller() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.Conv2d(3, 2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])[..., None, None]
+    model[1].weight.data = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])[..., None, None]
+    graph = graph_of([("0.weight", "out", [0, 1, 2]), ("1.weight", "out", [3, 4])])
+    found = score(model, graph, criterion="lamp").values
+    np.testing.assert_allclose(found[:3], [1, 1 / (25 + 4 + 1), 4 / (25 + 4)])
+    assert sorted(found[3:]) == pytest.approx([0.5, 1.0])  # the first of equals has all
+
+
+def test_norm_is_the_root_of_the_summed_squares() -> None:
+    values, labels = np.array([3.0, 4.0, 5.0]), np.array([0, 0, 2])
+    found = reduce_by_label(values, labels, 3, "norm")
+    np.testing.assert_array_equal(found, [5.0, np.nan, 5.0])

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 CriterionOpt = Annotated[
     str | None,
     typer.Option(
-        help="What ranks the channels: gamma, l1, l2, fpgm, random, recon; if not, what suits the "
-        "network."
+        help="What ranks the channels: gamma, l1, l2, lamp, fpgm, random, recon, or a function "
+        "of yours as module:function; if not, what suits the network."
     ),
 ]
 ScopeOpt = Annotated[
@@ -85,7 +85,7 @@ SensitivityOpt = Annotated[
         metavar="FILE", help="Shares by the curves that `yoloprune sensitivity` measured."
     ),
 ]
-ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum.")]
+ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max, sum, norm.")]
 CompensateOpt = Annotated[
     bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
 ]

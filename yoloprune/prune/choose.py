@@ -9,9 +9,11 @@ import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import PlanError
+from yoloprune.prune.alive import sparsity_warning
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.own import find_criterion, score_by
 from yoloprune.prune.planner import Planner
-from yoloprune.prune.score import CRITERIA, Reduce, Scores, score, sparsity_warning
+from yoloprune.prune.score import CRITERIA, Reduce, Scores, score
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,8 +81,7 @@ def check_criterion(
                 "--scope global: recon compares channels within their groups only, expected local."
             )
     elif criterion is not None and criterion not in CRITERIA:
-        known = ", ".join([*CRITERIA, RECON])
-        raise PlanError(f"--criterion: unknown, got {criterion!r}, expected {known}.")
+        find_criterion(criterion)
 
 
 def choose_scores(
@@ -135,7 +136,7 @@ def choose_scores(
         assert pictures is not None
         scores = removal_order(model, graph, pictures, device=device)
         return Choice(scores=scores, scope="local", why=why, compares=False, budget=budget)
-    scores = score(model, graph, criterion=criterion, reduce=reduce)
+    scores = score_by(model, graph, criterion, reduce)
     if scope == "local":
         scores = within_groups(scores, graph)
     return Choice(

@@ -19,7 +19,7 @@ from yoloprune.measure.quantiles import FloatArray, quantiles
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Reduce = Literal["mean", "max", "sum"]
+Reduce = Literal["mean", "max", "sum", "norm"]
 Criterion = Callable[["nn.Module", ChannelGraph, Reduce], FloatArray]
 
 CRITERIA: dict[str, Criterion] = {}
@@ -27,17 +27,6 @@ CRITERIA: dict[str, Criterion] = {}
 
 MISSING: dict[str, str] = {}
 """Criterion name → why a unit may have no score under it, for people."""
-
-ALIKE = 1.5
-"""Scores within such a factor of each other tell no channel from another."""
-NEAR_ZERO = 0.05
-"""A score under this share of the kept units' median counts as switched off. A channel's part
-in the next layer's input goes with gamma: at a twentieth it carries 0.25 % of the power of a
-typical channel. Exact zeros of a proximal step pass whatever the scale, and so do the small
-remains that a sub-gradient leaves."""
-
-SPARSE_SHARE = 0.9
-"""Share of the channels to be removed that must be switched off, else there is a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +78,9 @@ def score(
     Args:
         model: the traced model. Not modified.
         graph: its channels.
-        criterion: a name in :data:`CRITERIA`.
-        reduce: what one unit's channels in several layers become: ``mean``, ``max``, ``sum``.
+        criterion: a name in :data:`CRITERIA`; see :mod:`yoloprune.prune.own` for others.
+        reduce: what one unit's channels in several layers become: ``mean``, ``max``, ``sum``,
+            ``norm``.
 
     Returns:
         One float64 a unit; NaN where the criterion does not apply.
@@ -98,9 +88,9 @@ def score(
     Raises:
         PlanError: the criterion or ``reduce`` is unknown, or the model has nothing to score.
     """
+    reduce = parse_reduce(reduce)
     if criterion not in CRITERIA:
         raise PlanError(f"--criterion: unknown, got {criterion!r}, expected {_one_of(CRITERIA)}.")
-    reduce = parse_reduce(reduce)
     values = CRITERIA[criterion](model, graph, reduce)
     return Scores(values=values, criterion=criterion, reduce=reduce, missing=MISSING[criterion])
 
@@ -126,13 +116,15 @@ def reduce_by_label(
         values: float64 ``[n]``.
         labels: int64 ``[n]``, in ``[0, n_labels)``.
         n_labels: how many results there are.
-        reduce: ``mean``, ``max`` or ``sum``.
+        reduce: ``mean``, ``max``, ``sum`` or ``norm`` (the root of the summed squares).
 
     Returns:
         float64 ``[n_labels]``; NaN for a label that never occurs.
     """
     count = np.bincount(labels, minlength=n_labels)
-    if reduce == "max":
+    if reduce == "norm":
+        total = np.sqrt(np.bincount(labels, weights=np.square(values), minlength=n_labels))
+    elif reduce == "max":
         total = np.full(n_labels, -np.inf)
         np.maximum.at(total, labels, values)
     else:
@@ -201,6 +193,26 @@ def _l2(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     return _by_rows(model, graph, reduce, lambda rows: rows.square().sum(1).sqrt())
 
 
+@criterion("lamp", missing="no layer that creates it")
+def _lamp(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
+    """Squared L2 norm of a channel's weights, over that of all in its layer that are not smaller.
+
+    The largest of each layer has 1, so that one threshold over all layers leaves none of them
+    empty.
+
+    Reference: Lee et al. 2021, Layer-adaptive Sparsity for the Magnitude-based Pruning, section 3;
+    there of single weights, here of the rows that make channels.
+    """
+    return _by_rows(model, graph, reduce, _lamps, relative=False)
+
+
+def _lamps(rows: Tensor) -> Tensor:
+    power, order = rows.double().square().sum(1).sort(descending=True)
+    lamps = power.new_empty(power.shape)
+    lamps[order] = power / power.cumsum(0).clamp_min(1e-300)
+    return lamps
+
+
 @criterion("fpgm", missing="no layer that creates it")
 def _fpgm(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     """Summed distance to all other filters of its layer, relative to the layer's mean.
@@ -225,7 +237,12 @@ def _distances(rows: Tensor) -> Tensor:
 
 
 def _by_rows(
-    model: nn.Module, graph: ChannelGraph, reduce: Reduce, size: Callable[[Tensor], Tensor]
+    model: nn.Module,
+    graph: ChannelGraph,
+    reduce: Reduce,
+    size: Callable[[Tensor], Tensor],
+    *,
+    relative: bool = True,
 ) -> FloatArray:
     """Score each unit by the weights of the layers that create it.
 
@@ -234,6 +251,7 @@ def _by_rows(
         graph: its channels.
         reduce: how a unit's channels become one score.
         size: rows ``[C_out, weights]`` → one number a row ``[C_out]``.
+        relative: divide by the mean of each layer.
     """
     import torch
 
@@ -241,8 +259,9 @@ def _by_rows(
     axes = list(graph.out_axes)
     for axis in axes:
         values = size(_rows(model, axis))
-        # Wide layers have longer rows: without this, whole narrow ones would go first.
-        found.append(values / values.mean().clamp_min(torch.finfo(values.dtype).tiny))
+        if relative:  # wide layers have longer rows: else whole narrow ones would go first
+            values = values / values.mean().clamp_min(torch.finfo(values.dtype).tiny)
+        found.append(values)
     if not found:
         raise PlanError("model: no layer creates channels, so there is nothing to rank by.")
     scores = torch.cat(found).to("cpu", torch.float64).numpy()
@@ -281,55 +300,6 @@ def gamma_quantiles(model: nn.Module, graph: ChannelGraph) -> dict[str, float]:
     if free.size == 0:
         raise PlanError("model: every channel with a BatchNorm scale is frozen. See `info`.")
     return quantiles(free)
-
-
-def sparsity_warning(scores: Scores, graph: ChannelGraph, remove: IntArray) -> str | None:
-    """Say so when a plan removes channels that are still switched on.
-
-    The rule: of the channels that the plan removes, at least :data:`SPARSE_SHARE` must score
-    below :data:`NEAR_ZERO` × the median of the prunable channels that it keeps. It compares
-    what really goes with what really stays, so it also catches a plan whose floors hold zeros
-    back and take live channels in their place.
-
-    Args:
-        scores: what the plan was made from.
-        graph: the channels of the model.
-        remove: int64, the units that go.
-
-    Returns:
-        One plain line with the score's quantiles, or ``None`` where the model is sparse enough
-        or nothing is removed.
-    """
-    goes = np.zeros(graph.n_units, dtype=bool)
-    goes[remove] = True
-    free = graph.prunable & np.isfinite(scores.values)
-    weight = graph.channels
-    n_removed = int(weight[goes].sum())
-    stays = free & ~goes
-    if n_removed == 0 or not stays.any():
-        return None
-    limit = NEAR_ZERO * float(np.median(scores.values[stays]))
-    # <=, so that zeros count where the kept ones are all zero too.
-    off = int(weight[goes & (scores.values <= limit)].sum())
-    if off >= SPARSE_SHARE * n_removed:
-        return None
-    spread = ", ".join(f"{k} {v:.3g}" for k, v in quantiles(scores.values[free]).items())
-    name = "|gamma|" if scores.criterion == "gamma" else scores.criterion
-    return (
-        f"not sparse: only {off} of the {n_removed} channels to be removed are near zero "
-        f"({name} up to {limit:.2g}; quantiles {spread}). Expect to lose accuracy until it is "
-        f"fine-tuned; `yoloprune train --percent` first makes the cut free."
-    )
-
-
-def are_alike(scores: Scores, graph: ChannelGraph) -> bool:
-    """Whether scores hardly differ, so that a choice by them is arbitrary.
-
-    The rule: four fifths of the prunable units score within a factor of :data:`ALIKE`.
-    """
-    found = scores.values[graph.prunable & np.isfinite(scores.values)]
-    low, high = np.quantile(found, (0.1, 0.9)) if found.size else (1.0, 1.0)
-    return bool(0 < high < ALIKE * low)
 
 
 def _gammas(model: nn.Module, graph: ChannelGraph) -> tuple[FloatArray, IntArray]:

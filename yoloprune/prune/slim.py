@@ -20,6 +20,7 @@ from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
+from yoloprune.prune.alive import are_alike, sparsity_warning
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (
     calibration,
@@ -35,7 +36,7 @@ from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
 from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
-from yoloprune.prune.score import Reduce, Scores, are_alike, sparsity_warning
+from yoloprune.prune.score import Reduce, Scores
 from yoloprune.prune.search import SearchOptions
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality

@@ -14,7 +14,7 @@ from torch import nn
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.measure.quantiles import FloatArray
-from yoloprune.prune.score import NEAR_ZERO
+from yoloprune.prune.alive import NEAR_ZERO
 from yoloprune.train.gammas import Gammas
 from yoloprune.train.options import SparsityOptions
 

@@ -1,0 +1,89 @@
+"""Criteria of the user's own: ``module:function``, or an entry point of an installed package.
+
+A function takes the traced model, its :class:`~yoloprune.channels.graph.ChannelGraph` and how tied
+channels become one score (``mean``, ``max``, ``sum``, ``norm``), and gives float64 ``[n_units]``:
+the lowest go first, NaN never goes. Packages name theirs in the group ``yoloprune.criteria``.
+
+Importing a module runs it: this is for names that the user typed, never for those of a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yoloprune.channels.graph import ChannelGraph
+from yoloprune.errors import PlanError, typed_line
+from yoloprune.prune.score import CRITERIA, Criterion, Reduce, Scores, score
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GROUP = "yoloprune.criteria"
+"""Of entry points."""
+
+
+def find_criterion(name: str) -> Criterion:
+    """The criterion of the user's own that a name stands for.
+
+    Args:
+        name: ``module:function``, the module in the current folder or installed; or an entry point.
+
+    Raises:
+        PlanError: there is none of that name, or it cannot be imported.
+    """
+    module, colon, function = name.partition(":")
+    try:
+        if not colon:
+            found = entry_points(group=GROUP)
+            if name not in found.names:
+                known = ", ".join((*CRITERIA, "recon", *sorted(found.names)))
+                raise PlanError(
+                    f"--criterion: unknown, got {name!r}, expected {known}, or one of your own as "
+                    "module:function."
+                )
+            made = found[name].load()
+        else:
+            sys.path.insert(0, "")  # the current folder, as with `python -m`
+            try:
+                made = getattr(importlib.import_module(module), function)
+            finally:
+                sys.path.remove("")
+    except PlanError:
+        raise
+    except Exception as exc:  # foreign code
+        raise PlanError(f"--criterion {name}: cannot be imported: {typed_line(exc)}") from exc
+    if not callable(made):
+        raise PlanError(f"--criterion {name}: is no function, got {type(made).__name__}.")
+    criterion: Criterion = made
+    return criterion
+
+
+def score_by(model: nn.Module, graph: ChannelGraph, name: str, reduce: Reduce = "mean") -> Scores:
+    """Score by a criterion of the table, or by one of the user's own, whose result is checked.
+
+    Raises:
+        PlanError: there is none of that name, it fails, or it gives something else.
+    """
+    if name in CRITERIA:
+        return score(model, graph, criterion=name, reduce=reduce)
+    function = find_criterion(name)
+    try:
+        values = np.asarray(function(model, graph, reduce), dtype=np.float64)
+    except Exception as exc:  # foreign code
+        raise PlanError(f"--criterion {name}: failed: {typed_line(exc)}") from exc
+    if values.shape != (graph.n_units,):
+        raise PlanError(
+            f"--criterion {name}: gave shape {values.shape}, expected ({graph.n_units},): one "
+            "number a unit."
+        )
+    if np.isinf(values).any() or np.isnan(values[graph.prunable]).all():
+        raise PlanError(
+            f"--criterion {name}: gave {int(np.isfinite(values).sum())} finite numbers for "
+            f"{graph.n_units} units, expected none infinite, and NaN only for units that must stay."
+        )
+    return Scores(values=values, criterion=name, reduce=reduce, missing=f"no score by {name}")
