@@ -8,8 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.channels.graph import ChannelGraph, IntArray, TensorAxis
+from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray, TensorAxis
 from yoloprune.prune.bare import BareRows
+
+
+def every_gate(model: nn.Module, graph: ChannelGraph) -> Gates:
+    """Gates on all prunable units, by all that makes them."""
+    everywhere = np.ones(graph.n_units, dtype=bool)
+    return Gates(graph, norm_axes(model, graph), BareRows(model, graph, everywhere))
 
 
 def norm_axes(model: nn.Module, graph: ChannelGraph) -> list[TensorAxis]:
@@ -70,6 +76,25 @@ class Gates:
         weights, biases = self.parameters(model), self.parameters(model, beta=True)
         normed = [_term(w) + _term(b) for w, b in zip(weights, biases, strict=True)]
         return torch.cat([*normed, *self.bare.terms(model)])
+
+    def tensors(self, model: nn.Module) -> list[Tensor]:
+        """All parameters that the gates scale, each once a gate that it stands under."""
+        made = [*self.parameters(model), *self.parameters(model, beta=True)]
+        for layer in self.bare.layers:
+            bias = layer.bias(model)
+            made += [model.get_parameter(layer.axis.tensor), *([] if bias is None else [bias])]
+        return made
+
+    def reached(self, model: nn.Module) -> BoolArray:
+        """Bool ``[n_units]``: units of which some parameter has a gradient."""
+        weights = self.parameters(model)
+        there = np.repeat([w.grad is not None for w in weights], self.sizes).astype(bool)
+        found = np.zeros(self.graph.n_units, dtype=bool)
+        found[self.units[there]] = True
+        for layer in self.bare.layers:
+            if model.get_parameter(layer.axis.tensor).grad is not None:
+                found[layer.axis.units.ravel()] = True
+        return found
 
 
 def _term(values: Tensor) -> Tensor:
