@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from yoloprune.prune.evidence import Evidence, Lessons
     from yoloprune.prune.search import SearchRecord
 
-Scope = Literal["global", "local"]
-"""Whether one threshold holds for the whole network, or every group loses the same share."""
+Scope = Literal["global", "local", "isomorphic"]
+"""Whether one threshold holds for the whole network, or the same share goes of every group, or of
+every class of groups that have one structure."""
 
 _ALIVE = (
     "not sparse: live channels go, and nothing is repaired. Expect to lose accuracy until it is "
@@ -120,7 +121,7 @@ def choose_scores(
         budget: how much is to go.
         planner: of the graph, which knows costs where the budget limits any.
         criterion: what :func:`~yoloprune.prune.own.find_criterion` takes, or None.
-        scope: ``global``, ``local``, or None for the criterion's own.
+        scope: ``global``, ``local``, ``isomorphic``, or None for the criterion's own.
         reduce: how a unit's channels become one score.
         pictures: ``[N, C, H, W]``, for criteria that look at them.
         lessons: labelled pictures, for criteria by the loss; None lets what the network itself
@@ -154,6 +155,10 @@ def choose_scores(
         scores = replace(scores, reduce=_of_places(reduce))
     elif scope == "local":
         scores = within_groups(scores, graph)
+    elif scope == "isomorphic":
+        from yoloprune.prune.isomorphic import isomorphic_classes
+
+        scores = within(scores, isomorphic_classes(model, graph))
     return Choice(
         scores=scores,
         scope=scope or "global",
