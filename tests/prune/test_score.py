@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from torch import nn
 from yoloprune.channels.graph import ChannelGraph, Group, TensorAxis
 from yoloprune.channels.trace import trace
 from yoloprune.errors import PlanError
+from yoloprune.prune import sighted  # noqa: F401  # fills the table
 from yoloprune.prune.alive import are_alike, sparsity_warning
 from yoloprune.prune.score import (
     CRITERIA,
+    Looks,
     Scores,
     criterion,
     gamma_quantiles,
@@ -124,7 +127,19 @@ def test_wrong_input_is_refused_in_one_line() -> None:
 def test_a_criterion_is_entered_once() -> None:
     with pytest.raises(ValueError, match="'gamma' is already taken"):
         criterion("gamma", missing="")(lambda model, graph, reduce: np.zeros(0))
-    assert list(CRITERIA) == ["gamma", "l1", "l2", "lamp", "fpgm", "random"]
+    by = {looks: [n for n, c in CRITERIA.items() if c.looks == looks] for looks in get_args(Looks)}
+    assert by == {
+        "weights": ["gamma", "l1", "l2", "lamp", "fpgm", "random"],
+        "pictures": ["activation", "recon"],
+        "loss": ["taylor", "fisher", "hessian"],
+    }
+
+
+def test_criteria_that_look_at_pictures_ask_for_them() -> None:
+    model, graph = row_net()
+    for name in ("activation", "fisher"):
+        with pytest.raises(PlanError, match=f"^--criterion {name}: looks at pictures. Name some"):
+            score(model, graph, criterion=name)
 
 
 def row_net() -> tuple[nn.Module, ChannelGraph]:

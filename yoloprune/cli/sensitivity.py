@@ -49,7 +49,8 @@ SharesOpt = Annotated[
     str, typer.Option(metavar="P,P,…", help="Shares of a part's channels that go.")
 ]
 CriterionOpt = Annotated[
-    str | None, typer.Option(help="What ranks channels within a part; what suits the network.")
+    str | None,
+    typer.Option(help="What ranks channels within a part, as in slim; what suits the network."),
 ]
 RepairOpt = Annotated[bool, typer.Option(help="Measure after repair, too.")]
 JobsOpt = Annotated[int | None, typer.Option(help="Processes; as many as there are cores.", min=1)]
@@ -91,7 +92,7 @@ def sensitivity(
         from yoloprune.measure.progress import progress
         from yoloprune.measure.tasks import check_data
         from yoloprune.models.door import input_size_of
-        from yoloprune.prune.calibrate import calibration, calibration_source
+        from yoloprune.prune.calibrate import calibration, calibration_source, lessons_for
         from yoloprune.prune.choose import check_criterion
         from yoloprune.prune.sensing import SensitivityOptions, sense
 
@@ -101,6 +102,7 @@ def sensitivity(
         where = calibration_source(calib, data, repair=repair, criterion=criterion)
         check_criterion(criterion, "local", pictures=where is not None)
         found = calibration(loaded, where, size, calib_images, asked=calib is not None)
+        lessons = lessons_for(loaded, criterion, (calib, data), size, calib_images)
         place = torch_name(device)
         with progress("sensitivity") as advance:
             options = SensitivityOptions(
@@ -113,6 +115,7 @@ def sensitivity(
                 imgsz=size,
                 repair=repair,
                 criterion=criterion,
+                lessons=lessons,
                 jobs=(jobs or os.cpu_count() or 1) if place == "cpu" else 1,
                 device=place,
                 seed=seed,

@@ -52,13 +52,17 @@ if TYPE_CHECKING:
 CriterionOpt = Annotated[
     str | None,
     typer.Option(
-        help="What ranks the channels: gamma, l1, l2, lamp, fpgm, random, recon, or a function "
-        "of yours as module:function; if not, what suits the network."
+        help="What ranks the channels: gamma, l1, l2, lamp, fpgm, random; by pictures recon, "
+        "activation; by the loss on pictures taylor, fisher, hessian; or a function of yours as "
+        "module:function; if not, what suits the network."
     ),
 ]
 ScopeOpt = Annotated[
     str | None,
-    typer.Option(help="global: one threshold. local: every group loses the same share."),
+    typer.Option(
+        help="global: one threshold. local: every group loses the same share. isomorphic: every "
+        "class of groups of one structure does, by one threshold of its own."
+    ),
 ]
 CalibOpt = Annotated[
     str | None,

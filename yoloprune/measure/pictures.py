@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from yoloprune.errors import DataError
 from yoloprune.measure.data import readable
 from yoloprune.measure.images import (
+    Placement,
     input_size,
     letterbox,
     read_image,
@@ -40,11 +41,13 @@ class Pictures:
         files: where each came from.
         images: uint8 ``[N, 3, H, W]`` RGB, fitted to the network's input as it was trained.
         source: what named them, for people.
+        placements: where each lies in the network's input.
     """
 
     files: tuple[Path, ...]
     images: Tensor
     source: str
+    placements: tuple[Placement, ...]
 
 
 def find_pictures(spec: str | Path, *, split: str = "train") -> tuple[Path, ...]:
@@ -100,7 +103,7 @@ def load_pictures(
     # A few more than are asked for are looked at, so that some may turn out to be unreadable.
     chosen = [found[i] for i in sorted(order[: count + count // 4])]
     good = readable(chosen, Path(spec))[0][:count]
-    images = _fitted(model, good, input_size(imgsz))
+    images, placements = _fitted(model, good, input_size(imgsz))
     flat = images.float().std((1, 2, 3)) < _FLAT
     if bool(flat.all()):
         raise DataError(
@@ -114,19 +117,25 @@ def load_pictures(
         )  # fmt: skip
     stays = (~flat).nonzero()[:, 0]
     return Pictures(
-        files=tuple(good[i] for i in stays.tolist()), images=images[stays], source=str(spec)
+        files=tuple(good[i] for i in stays.tolist()),
+        images=images[stays],
+        source=str(spec),
+        placements=tuple(placements[i] for i in stays.tolist()),
     )
 
 
-def _fitted(model: nn.Module, files: Sequence[Path], size: tuple[int, int]) -> Tensor:
+def _fitted(
+    model: nn.Module, files: Sequence[Path], size: tuple[int, int]
+) -> tuple[Tensor, list[Placement]]:
     fit = letterbox if getattr(model, "letterbox", True) else stretch
 
-    def load(path: Path) -> Tensor:
-        image = np.ascontiguousarray(fit(read_image(path), size, resize_opencv)[0][..., ::-1])
-        return torch.from_numpy(image).permute(2, 0, 1)
+    def load(path: Path) -> tuple[Tensor, Placement]:
+        image, placement = fit(read_image(path), size, resize_opencv)
+        return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1), placement
 
     with ThreadPoolExecutor(4) as pool:
-        return torch.stack(list(pool.map(load, files)))
+        images, placements = zip(*pool.map(load, files), strict=True)
+    return torch.stack(images), list(placements)
 
 
 def _is_pattern(text: str) -> bool:

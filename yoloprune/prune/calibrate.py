@@ -12,7 +12,9 @@ from yoloprune.measure.copies import device_of
 from yoloprune.measure.pictures import Pictures, load_pictures
 from yoloprune.measure.progress import progress
 from yoloprune.measure.resolve import describe
-from yoloprune.prune.choose import RECON, Choice
+from yoloprune.prune.choose import Choice
+from yoloprune.prune.evidence import Lessons, check_teachable, is_labelled, labelled_lessons
+from yoloprune.prune.own import find_criterion
 from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
 from yoloprune.prune.search import LEAST, SearchOptions, search
 from yoloprune.prune.sensitivity import Sensitivity, by_curves
@@ -45,8 +47,41 @@ def calibration_source(
     if calib is not None or data is None:
         return calib
     # A folder is one of classes; without a train split there is only what is measured on.
-    wanted = (repair or criterion == RECON) and not Path(data).is_dir()
+    looks = criterion is not None and find_criterion(criterion).looks != "weights"
+    wanted = (repair or looks) and not Path(data).is_dir()
     return data if wanted and describe(data).entries.get("train") else None
+
+
+def lessons_for(
+    model: nn.Module,
+    criterion: str | None,
+    sources: tuple[str | None, ...],
+    size: tuple[int, int],
+    count: int,
+) -> Lessons | None:
+    """Labelled pictures, where a criterion asks the loss and there are any.
+
+    Args:
+        model: the network.
+        criterion: that ranks channels.
+        sources: what names pictures, the best first; of the first with labels the train split is
+            taken.
+        size: height and width of the input in pixels.
+        count: how many are taken.
+
+    Raises:
+        PlanError: the model has no loss that can be asked.
+        DataError: the classes of labelled pictures are not the model's.
+    """
+    if criterion is None or find_criterion(criterion).looks != "loss":
+        return None
+    check_teachable(model, criterion)
+    for source in sources:
+        if source is not None and is_labelled(source):
+            found = labelled_lessons(model, source, size, count)
+            if found is not None:
+                return found
+    return None
 
 
 def calibration(

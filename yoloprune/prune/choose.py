@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
-from yoloprune.channels.graph import ChannelGraph
+from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.errors import PlanError
 from yoloprune.prune.alive import sparsity_warning
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.own import find_criterion, score_by
 from yoloprune.prune.planner import Planner
-from yoloprune.prune.score import CRITERIA, Reduce, Scores, score
+from yoloprune.prune.score import Reduce, Scores, score
+from yoloprune.prune.sighted import RECON
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from yoloprune.prune.evidence import Evidence, Lessons
     from yoloprune.prune.search import SearchRecord
 
-Scope = Literal["global", "local"]
-"""Whether one threshold holds for the whole network, or every group loses the same share."""
-RECON = "recon"
-"""The criterion that looks at pictures."""
+Scope = Literal["global", "local", "isomorphic"]
+"""Whether one threshold holds for the whole network, or the same share goes of every group, or of
+every class of groups that have one structure."""
+
+_ALIVE = (
+    "not sparse: live channels go, and nothing is repaired. Expect to lose accuracy until it is "
+    "trained; give pictures with --calib, or let `yoloprune train --percent` make the cut free."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,7 @@ class Choice:
         compares: whether a score says how much its unit matters, and not only its rank.
         budget: what a planner is to be asked for.
         search: how shares were searched for, if they were.
+        notes: what a reader should know, a sentence each.
     """
 
     scores: Scores
@@ -45,6 +53,7 @@ class Choice:
     compares: bool
     budget: Budget
     search: SearchRecord | None = None
+    notes: tuple[str, ...] = ()
 
 
 def parse_scope(text: str | None) -> Scope | None:
@@ -68,20 +77,22 @@ def check_criterion(
     """
     if search and not pictures:
         raise PlanError("--search: looks at pictures. Name some with --calib.")
-    if search and (scope == "global" or (scope is None and criterion not in (None, RECON))):
+    entry = None if criterion is None else find_criterion(criterion)
+    ranks = entry is None or entry.ranks
+    if search and (scope not in (None, "local") or (scope is None and not ranks)):
         raise PlanError(
-            "--search: looks for shares of stages, and one threshold for the whole network has "
-            "none. Add --scope local."
+            f"--search: looks for shares of stages, --scope {scope or 'global'} sets them itself. "
+            "Add --scope local."
         )
-    if criterion == RECON:
-        if not pictures:
-            raise PlanError("--criterion recon: looks at pictures. Name some with --calib.")
-        if scope == "global":
-            raise PlanError(
-                "--scope global: recon compares channels within their groups only, expected local."
-            )
-    elif criterion is not None and criterion not in CRITERIA:
-        find_criterion(criterion)
+    if entry is None:
+        return
+    if entry.looks != "weights" and not pictures:
+        raise PlanError(f"--criterion {criterion}: looks at pictures. Name some with --calib.")
+    if entry.ranks and scope not in (None, "local"):
+        raise PlanError(
+            f"--scope {scope}: {criterion} compares channels within their groups only, expected "
+            "local."
+        )
 
 
 def choose_scores(
@@ -94,6 +105,7 @@ def choose_scores(
     scope: Scope | None = None,
     reduce: Reduce = "mean",
     pictures: Tensor | None = None,
+    lessons: Lessons | None = None,
     device: str | None = None,
 ) -> Choice:
     """Score units by what is asked for, else by what suits the network.
@@ -108,11 +120,13 @@ def choose_scores(
         graph: its channels.
         budget: how much is to go.
         planner: of the graph, which knows costs where the budget limits any.
-        criterion: a name in the criteria table, ``recon``, or None.
-        scope: ``global``, ``local``, or None for the criterion's own.
+        criterion: what :func:`~yoloprune.prune.own.find_criterion` takes, or None.
+        scope: ``global``, ``local``, ``isomorphic``, or None for the criterion's own.
         reduce: how a unit's channels become one score.
-        pictures: ``[N, C, H, W]``, for ``recon``.
-        device: where ``recon`` runs the model.
+        pictures: ``[N, C, H, W]``, for criteria that look at them.
+        lessons: labelled pictures, for criteria by the loss; None lets what the network itself
+            sees in ``pictures`` stand for labels.
+        device: where they run the model.
 
     Returns:
         The scores, and why it was these.
@@ -130,22 +144,48 @@ def choose_scores(
         else:
             criterion, scope = "l2", scope or "local"
             why = "the scales were not trained sparse, and there are no pictures"
-    if criterion == RECON:
-        from yoloprune.prune.recon import removal_order
-
-        assert pictures is not None
-        scores = removal_order(model, graph, pictures, device=device)
-        return Choice(scores=scores, scope="local", why=why, compares=False, budget=budget)
-    scores = score_by(model, graph, criterion, reduce)
-    if scope == "local":
+    evidence = _evidence(model, criterion, pictures, lessons, device)
+    scores = score_by(model, graph, criterion, reduce, evidence)
+    entry, notes = find_criterion(criterion), tuple[str, ...]()
+    if evidence is not None and evidence.lessons is not None:
+        why = f"{why}, by {evidence.lessons.told}"
+        notes = (f"--criterion {criterion}: {why}",) if evidence.lessons.own else ()
+    if entry.ranks:
+        scope = "local"
+        scores = replace(scores, reduce=_of_places(reduce))
+    elif scope == "local":
         scores = within_groups(scores, graph)
+    elif scope == "isomorphic":
+        from yoloprune.prune.isomorphic import isomorphic_classes
+
+        scores = within(scores, isomorphic_classes(model, graph))
     return Choice(
         scores=scores,
         scope=scope or "global",
         why=why,
-        compares=scope != "local",
+        compares=entry.sizes and scope in (None, "global"),
         budget=budget,
+        notes=notes,
     )
+
+
+def _evidence(
+    model: nn.Module,
+    criterion: str,
+    pictures: Tensor | None,
+    lessons: Lessons | None,
+    device: str | None,
+) -> Evidence | None:
+    """What a criterion asks for beside weights."""
+    looks = find_criterion(criterion).looks
+    if looks == "weights" or pictures is None:
+        return None
+    from yoloprune.prune.evidence import Evidence, check_teachable, self_taught
+
+    if looks == "loss":
+        check_teachable(model, criterion)
+        lessons = lessons or self_taught(model, pictures, device)
+    return Evidence(images=pictures, lessons=lessons, device=device)
 
 
 def within_groups(scores: Scores, graph: ChannelGraph) -> Scores:
@@ -155,12 +195,56 @@ def within_groups(scores: Scores, graph: ChannelGraph) -> Scores:
         For each unit the share of its group that goes before it, in (0, 1); NaN where there was
         no score.
     """
+    return within(scores, (group.units for group in graph.groups))
+
+
+def within(scores: Scores, sets: Iterable[IntArray]) -> Scores:
+    """Scores that take the same share of every set of units.
+
+    Args:
+        scores: by which units are ranked within each set.
+        sets: int64 each, without a unit in common.
+
+    Returns:
+        For each unit the share of its set that goes before it, in (0, 1); NaN where there was no
+        score, or no set.
+    """
     values = np.full_like(scores.values, np.nan)
-    for group in graph.groups:
-        units = group.units[~np.isnan(scores.values[group.units])]
+    for members in sets:
+        units = members[~np.isnan(scores.values[members])]
         order = np.argsort(scores.values[units], kind="stable")
         values[units[order]] = (np.arange(units.size) + 0.5) / max(units.size, 1)
-    return replace(scores, values=values)
+    return replace(scores, values=values, reduce=_of_places(scores.reduce))
+
+
+def _of_places(reduce: Reduce) -> Reduce:
+    """How places of balanced units become one place: a sum of them would be none."""
+    return "max" if reduce == "max" else "mean"
+
+
+def alive_warning(
+    model: nn.Module, graph: ChannelGraph, choice: Choice, remove: IntArray
+) -> str | None:
+    """Say so when a plan removes channels that are still switched on.
+
+    Where scores are no sizes, the scales tell, if there are any.
+
+    Args:
+        model: the traced model.
+        graph: its channels.
+        choice: what the plan was made from.
+        remove: int64, the units that go.
+
+    Returns:
+        One plain line, or None where only switched-off channels go.
+    """
+    if choice.compares:
+        return sparsity_warning(choice.scores, graph, remove)
+    try:
+        scales = score(model, graph, criterion="gamma")
+    except PlanError:  # a network without scales
+        return _ALIVE
+    return None if sparsity_warning(scales, graph, remove) is None else _ALIVE
 
 
 def _is_sparse(model: nn.Module, planner: Planner, budget: Budget, reduce: Reduce) -> bool:

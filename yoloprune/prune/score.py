@@ -1,14 +1,14 @@
 """How much each unit matters: one number a unit, the lowest go first.
 
-A criterion is one function in :data:`CRITERIA`. It sees weights; the planner sees only its
-:class:`Scores`. A unit without a score (NaN) is never pruned.
+A criterion is one entry of :data:`CRITERIA`. It sees weights, pictures or the loss; the planner
+sees only its :class:`Scores`. A unit without a score (NaN) is never pruned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -19,14 +19,49 @@ from yoloprune.measure.quantiles import FloatArray, quantiles
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from yoloprune.prune.evidence import Evidence
+
 Reduce = Literal["mean", "max", "sum", "norm"]
-Criterion = Callable[["nn.Module", ChannelGraph, Reduce], FloatArray]
+Looks = Literal["weights", "pictures", "loss"]
+"""What a criterion looks at: weights alone, pictures, or the loss on pictures."""
+Function = Callable[..., FloatArray]
+"""``(model, graph, reduce) -> float64 [n_units]``; one that looks at more than weights takes an
+:class:`~yoloprune.prune.evidence.Evidence` after these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One way to score units.
+
+    Attributes:
+        function: what scores.
+        missing: why a unit may get NaN from it, for people.
+        looks: what it looks at.
+        sizes: whether a score is the size of what a unit gives, so that one that is much smaller
+            than others is of a unit that is switched off.
+        ranks: whether a score is a place within its group, so that groups are not compared.
+    """
+
+    function: Function
+    missing: str
+    looks: Looks = "weights"
+    sizes: bool = False
+    ranks: bool = False
+
 
 CRITERIA: dict[str, Criterion] = {}
-"""Criterion name → function ``(model, graph, reduce) -> float64 [n_units]``."""
+"""Name → criterion; :mod:`yoloprune.prune.sighted` enters those that look at more than weights."""
 
-MISSING: dict[str, str] = {}
-"""Criterion name → why a unit may have no score under it, for people."""
+ALIKE = 1.5
+"""Scores within such a factor of each other tell no channel from another."""
+NEAR_ZERO = 0.05
+"""A score under this share of the kept units' median counts as switched off. A channel's part
+in the next layer's input goes with gamma: at a twentieth it carries 0.25 % of the power of a
+typical channel. Exact zeros of a proximal step pass whatever the scale, and so do the small
+remains that a sub-gradient leaves."""
+
+SPARSE_SHARE = 0.9
+"""Share of the channels to be removed that must be switched off, else there is a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +81,22 @@ class Scores:
     missing: str = "no score"
 
 
-def criterion(name: str, *, missing: str) -> Callable[[Criterion], Criterion]:
+def criterion(name: str, **about: Any) -> Callable[[Function], Function]:
     """Enter a function into :data:`CRITERIA` under ``name``.
 
     Args:
         name: what ``--criterion`` is given.
-        missing: why a unit may get NaN from it, for people.
+        about: the other fields of :class:`Criterion`.
 
     Raises:
         ValueError: the name is taken.
     """
 
-    def enter(function: Criterion) -> Criterion:
+    def enter(function: Function) -> Function:
         if name in CRITERIA:
-            raise ValueError(f"criterion {name!r} is already taken by {CRITERIA[name].__name__}")
-        CRITERIA[name], MISSING[name] = function, missing
+            taken = CRITERIA[name].function.__name__
+            raise ValueError(f"criterion {name!r} is already taken by {taken}")
+        CRITERIA[name] = Criterion(function=function, **about)
         return function
 
     return enter
@@ -72,6 +108,7 @@ def score(
     *,
     criterion: str = "gamma",
     reduce: Reduce = "mean",
+    evidence: Evidence | None = None,
 ) -> Scores:
     """Score every unit of a model.
 
@@ -80,19 +117,27 @@ def score(
         graph: its channels.
         criterion: a name in :data:`CRITERIA`; see :mod:`yoloprune.prune.own` for others.
         reduce: what one unit's channels in several layers become: ``mean``, ``max``, ``sum``,
-            ``norm``.
+            ``norm``. Criteria by the loss sum what tied channels say before they square it.
+        evidence: pictures, for criteria that look at them, with lessons for those by the loss.
 
     Returns:
         One float64 a unit; NaN where the criterion does not apply.
 
     Raises:
-        PlanError: the criterion or ``reduce`` is unknown, or the model has nothing to score.
+        PlanError: the criterion or ``reduce`` is unknown, it lacks what it looks at, or the model
+            has nothing to score.
     """
     reduce = parse_reduce(reduce)
     if criterion not in CRITERIA:
         raise PlanError(f"--criterion: unknown, got {criterion!r}, expected {_one_of(CRITERIA)}.")
-    values = CRITERIA[criterion](model, graph, reduce)
-    return Scores(values=values, criterion=criterion, reduce=reduce, missing=MISSING[criterion])
+    found = CRITERIA[criterion]
+    if found.looks == "weights":
+        values = found.function(model, graph, reduce)
+    elif evidence is None or (found.looks == "loss" and evidence.lessons is None):
+        raise PlanError(f"--criterion {criterion}: looks at pictures. Name some with --calib.")
+    else:
+        values = found.function(model, graph, reduce, evidence)
+    return Scores(values=values, criterion=criterion, reduce=reduce, missing=found.missing)
 
 
 def parse_reduce(text: str) -> Reduce:
@@ -135,7 +180,7 @@ def reduce_by_label(
     return result
 
 
-@criterion("gamma", missing="no BatchNorm scale")
+@criterion("gamma", missing="no BatchNorm scale", sizes=True)
 def _gamma(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     """|BatchNorm weight| over every BatchNorm channel of a unit.
 
@@ -175,7 +220,7 @@ def bare_worth(model: nn.Module, graph: ChannelGraph) -> FloatArray:
     return worth
 
 
-@criterion("l1", missing="no layer that creates it")
+@criterion("l1", missing="no layer that creates it", sizes=True)
 def _l1(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     """L1 norm of the weights that make a channel, relative to the mean of its layer.
 
@@ -187,7 +232,7 @@ def _l1(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     return _by_rows(model, graph, reduce, lambda rows: rows.abs().sum(1))
 
 
-@criterion("l2", missing="no layer that creates it")
+@criterion("l2", missing="no layer that creates it", sizes=True)
 def _l2(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     """L2 norm of the weights that make a channel, relative to the mean of its layer."""
     return _by_rows(model, graph, reduce, lambda rows: rows.square().sum(1).sqrt())

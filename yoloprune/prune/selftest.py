@@ -148,3 +148,25 @@ def _difference(a: Tensor, b: Tensor) -> float:
     worst = float(gap.max())
     # A NaN, or an infinity on one side only, is a difference as large as can be.
     return worst / max(scale, 1e-12) if np.isfinite(worst) else float("inf")
+
+
+def tested_cut(
+    model: nn.Module, graph: ChannelGraph, remove: IntArray, thin: nn.Module, compensated: bool
+) -> SelfTest:
+    """The self-test of the very model that is about to be written, as :func:`self_test` does it.
+
+    Raises:
+        CutError: it failed.
+    """
+    result = self_test(model, graph, remove, thin, compensated=compensated)
+    if result.max_rel_diff == float("inf"):
+        raise CutError(
+            "self-test: an output is no finite number, or only one of the cut and the uncut model "
+            "gives infinity there. Nothing was written; does the model give numbers before it?"
+        )
+    if not result.passed:
+        raise CutError(
+            f"self-test: the cut changes the output by {result.max_rel_diff:.2g} of its scale, "
+            f"expected at most {result.tolerance:g}. Nothing was written; please report this model."
+        )
+    return result

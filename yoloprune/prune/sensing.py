@@ -23,6 +23,7 @@ from yoloprune.prune.apart import Seen
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import choose_scores
 from yoloprune.prune.cost import Costs
+from yoloprune.prune.evidence import Lessons
 from yoloprune.prune.fingerprint import fingerprint
 from yoloprune.prune.mend import RepairOptions
 from yoloprune.prune.planner import Planner
@@ -68,6 +69,7 @@ class SensitivityOptions:
         imgsz: height and width of the input in pixels.
         repair: measure after repair, too, where there are pictures.
         criterion: that ranks channels within a group; None for what suits the network.
+        lessons: labelled pictures, for criteria by the loss.
         jobs: processes.
         device: where.
         seed: of the choice of positions.
@@ -83,6 +85,7 @@ class SensitivityOptions:
     imgsz: tuple[int, int] = (640, 640)
     repair: bool = True
     criterion: str | None = None
+    lessons: Lessons | None = None
     jobs: int = 1
     device: str = "cpu"
     seed: int = 0
@@ -180,7 +183,7 @@ class _Bench:
         if scores is None:
             scores = choose_scores(
                 full, graph, _ANY, criterion=options.criterion, scope="local",
-                pictures=pictures, device=options.device,
+                pictures=pictures, lessons=options.lessons, device=options.device,
             ).scores  # fmt: skip
         fit = see = pictures
         if options.data is None and options.repair:
@@ -235,7 +238,7 @@ def _measuring(
         yield lambda tasks: (bench.measure(*task) for task in tasks)
         return
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    begin = (bench.model, replace(options, progress=_silent), bench.scores, threads)
+    begin = (bench.model, replace(options, progress=_silent, lessons=None), bench.scores, threads)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         options.jobs, mp_context=context, initializer=_begin, initargs=begin

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
-from yoloprune.errors import CutError, FormatError, PlanError
+from yoloprune.errors import FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
 from yoloprune.measure.pictures import Pictures, find_pictures
@@ -20,24 +20,26 @@ from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
-from yoloprune.prune.alive import are_alike, sparsity_warning
+from yoloprune.prune.alive import are_alike
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (
     calibration,
     calibration_source,
     drift_warning,
+    lessons_for,
     measured_shares,
     repair_on,
     searched,
 )
-from yoloprune.prune.choose import Choice, Scope, check_criterion, choose_scores
+from yoloprune.prune.choose import Choice, Scope, alive_warning, check_criterion, choose_scores
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.cut import SelfTest, cut_units, kept_units, self_test
+from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Reduce, Scores
 from yoloprune.prune.search import SearchOptions
+from yoloprune.prune.selftest import SelfTest, tested_cut
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.verdict import head_error, judge
@@ -45,14 +47,10 @@ from yoloprune.prune.verdict import head_error, judge
 if TYPE_CHECKING:
     from torch import nn
 
-    from yoloprune.channels.graph import ChannelGraph, IntArray
+    from yoloprune.channels.graph import ChannelGraph
 
 log = logging.getLogger(__name__)
 
-_ALIVE = (
-    "not sparse: live channels go, and nothing is repaired. Expect to lose accuracy until it is "
-    "trained; give pictures with --calib, or let `yoloprune train --percent` make the cut free."
-)
 _FLOAT = 4
 """Bytes of a parameter in a file."""
 
@@ -64,8 +62,8 @@ class SlimOptions:
     Attributes:
         budget: how much is to go, and what must stay.
         out: folder for the model, the plan and the report.
-        criterion: name in the criteria table, or ``recon``; None for what suits the network.
-        scope: ``global`` or ``local``; None for the criterion's own.
+        criterion: what ``--criterion`` takes; None for what suits the network.
+        scope: ``global``, ``local`` or ``isomorphic``; None for the criterion's own.
         reduce: how a unit's channels become one score.
         compensate: fold the constants of removed channels into their consumers.
         calib: pictures to repair with: a folder, a pattern, a list or a data set; None takes the
@@ -230,7 +228,7 @@ def _make(
     graph = stages.run("trace", trace, model)
     costs = Costs(model, graph, count(model, size)) if options.budget.limits else None
     planner = Planner(graph, costs)
-    choice = stages.run("score", _scored, model, planner, pictures, options)
+    choice = stages.run("score", _scored, model, planner, size, pictures, options)
     if options.sensitivity is not None:
         choice = measured_shares(choice, graph, options.sensitivity)
     if options.search and pictures is not None:
@@ -243,15 +241,13 @@ def _make(
         choice = stages.run("search", searched, model, graph, choice, pictures, how)
     plan: PrunePlan = stages.run("plan", _planned, planner, choice, source, options)
     remove = plan.remove(graph)
-    alive = sparsity_warning(choice.scores, graph, remove) if choice.compares else None
+    alive = alive_warning(model, graph, choice, remove)
     mends = pictures is not None and options.repair
-    if not choice.compares:
-        alive = _ALIVE
-    warnings = [*([alive] if alive and not mends else []), *plan.notes]
+    warnings = [*choice.notes, *([alive] if alive and not mends else []), *plan.notes]
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
-    test = stages.run("self_test", _tested, model, graph, remove, thin, options.compensate)
+    test = stages.run("self_test", tested_cut, model, graph, remove, thin, options.compensate)
     record = None
     if pictures is not None and options.repair:
         kept = kept_units(graph, remove)
@@ -337,7 +333,7 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     search = options.search > 0
     if options.sensitivity is not None:
         Sensitivity.read(options.sensitivity)
-        if search or options.scope == "global":
+        if search or options.scope not in (None, "local"):
             raise PlanError(
                 "--sensitivity: sets the shares of all parts. Leave --search and --scope out."
             )
@@ -354,8 +350,14 @@ def _source(options: SlimOptions) -> str | None:
 
 
 def _scored(
-    model: nn.Module, planner: Planner, pictures: Pictures | None, options: SlimOptions
+    model: nn.Module,
+    planner: Planner,
+    size: tuple[int, int],
+    pictures: Pictures | None,
+    options: SlimOptions,
 ) -> Choice:
+    sources = (options.calib, options.data)
+    lessons = lessons_for(model, options.criterion, sources, size, options.calib_images)
     return choose_scores(
         model,
         planner.graph,
@@ -365,6 +367,7 @@ def _scored(
         scope=options.scope if options.sensitivity is None else "local",
         reduce=options.reduce,
         pictures=None if pictures is None else pictures.images,
+        lessons=lessons,
         device=options.device,
     )
 
@@ -377,21 +380,3 @@ def search_log(out: Path, source: Source) -> Path:
 def _planned(planner: Planner, chosen: Choice, source: Source, options: SlimOptions) -> PrunePlan:
     origin = Origin(path=source.parameters.name, sha256=digest(source))
     return planner.plan(chosen.scores, chosen.budget, origin, asked=options.budget)
-
-
-def _tested(
-    model: nn.Module, graph: ChannelGraph, remove: IntArray, thin: nn.Module, compensated: bool
-) -> SelfTest:
-    """The self-test of the very model that is about to be written."""
-    result = self_test(model, graph, remove, thin, compensated=compensated)
-    if result.max_rel_diff == float("inf"):
-        raise CutError(
-            "self-test: an output is no finite number, or only one of the cut and the uncut model "
-            "gives infinity there. Nothing was written; does the model give numbers before it?"
-        )
-    if not result.passed:
-        raise CutError(
-            f"self-test: the cut changes the output by {result.max_rel_diff:.2g} of its scale, "
-            f"expected at most {result.tolerance:g}. Nothing was written; please report this model."
-        )
-    return result

@@ -199,7 +199,8 @@ def _context(
     counted = graph.prunable & np.isfinite(scores.values)
     label = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
     histogram = None
-    if result.get("scope") != "local":  # where scores are ranks, there is nothing to see
+    # Where scores are ranks, there is nothing to see.
+    if result.get("scope") not in ("local", "isomorphic"):
         kept, gone = scores.values[counted & ~goes], scores.values[goes]
         histogram = Markup(scores_svg(kept, gone, plan.reached.threshold, label))
     budget = plan.budget
@@ -285,7 +286,11 @@ def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
     """By what channels were chosen, and why."""
     if "why" not in result:
         return plan.criterion
-    where = {"global": "over the whole network", "local": "the same share of every group"}
+    where = {
+        "global": "over the whole network",
+        "local": "the same share of every group",
+        "isomorphic": "the same share of every class of groups of one structure",
+    }
     shares = where[result["scope"]]
     if (result.get("search") or {}).get("kept"):
         shares = "shares of stages that were searched for"

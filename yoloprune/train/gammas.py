@@ -12,47 +12,33 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import TrainError
 from yoloprune.measure.quantiles import FloatArray
-from yoloprune.train.bare import BareRows
+from yoloprune.prune.gates import Gates, norm_axes
+from yoloprune.train.bare import HeldRows
 
 
-class Gammas:
+class Gammas(Gates):
     """The prunable BatchNorm scales of a model, as one vector: a handful of kernels a step.
 
     The shifts (betas) that stand beside them are read and written in the same way.
 
     Attributes:
-        graph: of the model.
-        names: the BatchNorm weights that hold prunable channels.
-        units: int64 ``[n]``, the unit of each scale.
-        free: bool ``[n]``, true where it may be removed.
+        free: bool ``[n]``, true where a scale may be removed.
         bare: what else makes the units of these scales.
 
     Raises:
         TrainError: there are none.
     """
 
+    bare: HeldRows
+
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
-        norms = {
-            f"{name}.weight"
-            for name, module in model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
-        }
-        prunable = graph.prunable
-        axes = [a for a in graph.axes if a.tensor in norms and prunable[a.units].any()]
+        axes = norm_axes(model, graph)
         if not axes:
             raise TrainError("--sparsity: the model has no prunable BatchNorm. Is it fused?")
-        self.graph = graph
-        self.names = tuple(axis.tensor for axis in axes)
-        self.sizes = [axis.units.size for axis in axes]
-        self.units = np.concatenate([axis.units for axis in axes])
-        self.free = prunable[self.units]
-        scored = np.bincount(self.units, minlength=graph.n_units) > 0
-        self.bare = BareRows(model, graph, scored)
-
-    def parameters(self, model: nn.Module, *, beta: bool = False) -> list[Tensor]:
-        """The weights, or the biases beside them, in the order of ``names``."""
-        names = (f"{name[:-6]}bias" if beta else name for name in self.names)
-        return [model.get_parameter(name) for name in names]
+        scored = np.zeros(graph.n_units, dtype=bool)
+        scored[np.concatenate([axis.units for axis in axes])] = True
+        super().__init__(graph, axes, HeldRows(model, graph, scored))
+        self.free = graph.prunable[self.units]
 
     def read(self, model: nn.Module, *, beta: bool = False) -> Tensor:
         """Float32 ``[n]``: a copy of every scale, or of every shift."""

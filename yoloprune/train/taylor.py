@@ -23,10 +23,8 @@ UNKNOWN = 2.0
 class TaylorImportance:
     """First-order change of the loss when a unit is switched off, squared, over recent steps.
 
-    A gate on a unit scales ``gamma * x + beta`` of each of its channels, so the derivative of
-    the loss by the gate is the sum of ``gamma * dL/dgamma + beta * dL/dbeta`` over them, and of
-    weights and bias where a layer without a BatchNorm makes the channel, too. The
-    gradients are read just before each optimizer step: unscaled, gathered over the batches of a
+    The slope of the loss by a unit's gate (:mod:`yoloprune.prune.gates`) is told from gradients
+    that are read just before each optimizer step: unscaled, gathered over the batches of a
     step and averaged over devices. They are added up on the host in a fixed order, so that
     every process of a distributed run comes to the same bits.
 
@@ -39,7 +37,7 @@ class TaylorImportance:
         self.sums: FloatArray = np.zeros(gammas.graph.n_units)
         scales = gammas.sum_by_unit(np.ones(gammas.units.size))
         self._scored = self._trained = scales > 0
-        self._units = np.concatenate([gammas.units, gammas.bare.units])
+        self._units = gammas.term_units
         self._waiting: list[Tensor] = []
 
     def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -51,14 +49,7 @@ class TaylorImportance:
     @torch.no_grad()
     def gather(self, model: nn.Module) -> None:
         """Take in the gradients that lie on the scales and shifts now."""
-        weights = self.gammas.parameters(model)
-        biases = self.gammas.parameters(model, beta=True)
-        self._waiting.append(
-            torch.cat(
-                [_term(w) + _term(b) for w, b in zip(weights, biases, strict=True)]
-                + self.gammas.bare.terms(model)
-            )
-        )
+        self._waiting.append(self.gammas.terms(model))
         if len(self._waiting) >= GATHER:
             self._add_up()
 
@@ -88,9 +79,3 @@ class TaylorImportance:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self.sums = state["sums"].cpu().numpy()
-
-
-def _term(values: Tensor) -> Tensor:
-    if values.grad is None:
-        return torch.zeros_like(values, dtype=torch.float32)
-    return values.float() * values.grad.float()
