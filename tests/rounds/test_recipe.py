@@ -10,6 +10,7 @@ import pytest
 
 from yoloprune.errors import RecipeError
 from yoloprune.prune.budget import Budget
+from yoloprune.rounds.cuts import SlimSection
 from yoloprune.rounds.recipe import parse_recipe, read_recipe
 
 WHOLE = """\
@@ -85,6 +86,53 @@ def test_limits_fall_by_the_same_factor_each_round() -> None:
 def test_limits_that_cannot_be(slim: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(f"model: a.pt\ndata: b.yaml\nslim: {slim}\n", Path("r.yaml"))
+
+
+def of_slim(slim: str) -> SlimSection:
+    text = f"model: a.pt\ndata: b.yaml\nslim: {{percent: 0.3, {slim}}}\n"
+    return parse_recipe(text, Path("r.yaml")).slim
+
+
+@pytest.mark.parametrize(
+    ("slim", "seconds"),
+    [
+        ("scope: local", 180),
+        ("criterion: recon", 180),
+        ("criterion: fisher, scope: local", 180),
+        ("criterion: fisher", 0),
+        ("scope: isomorphic", 0),
+        ("scope: global, search: 0", 0),
+    ],
+)
+def test_shares_are_searched_for_where_nothing_else_sets_them(slim: str, seconds: float) -> None:
+    assert of_slim(slim).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("slim", "message"),
+    [
+        ("criterion: best", "slim.criterion: got 'best', expected one of gamma, l1, .*, recon.$"),
+        ("criterion: 'evil_7:f'", "slim.criterion: got 'evil_7:f'.*on the command line only.$"),
+        ("scope: wide", "slim.scope: got 'wide', expected 'global', 'local' or 'isomorphic'"),
+        ("criterion: fisher, search: 1m", "slim: search: looks for shares of stages. Give scope"),
+        ("criterion: recon, scope: global", "slim: scope: recon compares channels within"),
+    ],
+)
+def test_criteria_that_cannot_be(
+    slim: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_7.py").write_text("raise SystemExit('was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RecipeError, match=message):
+        of_slim(slim)
+
+
+@pytest.mark.parametrize("slim", ["criterion: lamp", "scope: local"])
+def test_what_sparsify_chose_is_not_chosen_again(slim: str) -> None:
+    whole = WHOLE.replace("  percent: 0.3", f"  percent: 0.3\n  {slim}")
+    with pytest.raises(RecipeError, match="what goes is what sparsify brought to zero"):
+        parse_recipe(whole, Path("r.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -7,30 +7,25 @@ of it is ever run or evaluated.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from yoloprune.errors import RecipeError, YoloPruneError
-from yoloprune.prune.budget import LIMITS, Budget, Precision
-from yoloprune.prune.score import Reduce
+from yoloprune.errors import RecipeError
+from yoloprune.prune.budget import Budget, Precision
+from yoloprune.rounds.cuts import Section, SlimSection, as_value_error
 from yoloprune.texts import (
     MAX_YAML_MB,
     Where,
     cut,
-    parse_amount,
-    parse_time,
     parse_yaml,
     read_text,
 )
@@ -47,24 +42,10 @@ from yoloprune.train.options import (
 
 Epochs = Annotated[int, Field(ge=1, strict=True)]
 Settings = dict[str, Any]
-Limit = str | int | float | None
-
-
-@contextmanager
-def _as_value_error() -> Iterator[None]:
-    """Let pydantic say where a record that checks itself stands."""
-    try:
-        yield
-    except YoloPruneError as exc:
-        raise ValueError(str(exc)) from exc
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _checked_settings(settings: Settings) -> Settings:
-    with _as_value_error():
+    with as_value_error():
         check_settings(settings)
     try:
         json.dumps(settings)
@@ -73,7 +54,7 @@ def _checked_settings(settings: Settings) -> Settings:
     return settings
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """Training the dense network first.
 
     Attributes:
@@ -106,7 +87,7 @@ class SparsifySection(TrainSection):
 
     @model_validator(mode="after")
     def _checked(self) -> SparsifySection:
-        with _as_value_error():
+        with as_value_error():
             self.options(Budget(percent=0.5))
         return self
 
@@ -119,84 +100,6 @@ class SparsifySection(TrainSection):
             decay=self.decay,
             criterion=self.criterion,
             until=float(self.until),
-        )
-
-
-class SlimSection(_Section):
-    """The cuts.
-
-    Attributes:
-        percent: share of the dense network's prunable channels that the first round removes; may
-            be left out where a limit is set.
-        step: what each further round adds to it.
-        macs, params, bytes: limits, of which all hold after the last round: shares of the dense
-            network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
-        precision: that ``bytes`` are counted in; as the model's file keeps them if not.
-        min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
-        reduce: how tied channels make one score.
-        compensate: fold constants of removed channels into what reads them.
-        search: how long each round looks for better shares than even ones: ``90s``, ``3m``; 0 not
-            at all. It is left out where the cut takes switched-off channels alone.
-    """
-
-    percent: float | None = None
-    step: float = Field(default=0.0, ge=0, lt=1)
-    macs: Limit = None
-    params: Limit = None
-    bytes: Limit = None
-    precision: Precision | None = None
-    min_channels: int = 8
-    max_layer_prune: float = 0.9
-    round_to: int = 8
-    reduce: Reduce = "mean"
-    compensate: bool = True
-    search: str | int | float = "3m"
-
-    @field_validator("search")
-    @classmethod
-    def _time(cls, search: str | int | float) -> str | int | float:
-        parse_time(str(search))
-        return search
-
-    @property
-    def seconds(self) -> float:
-        """Of search."""
-        return parse_time(str(self.search))
-
-    @field_validator("macs", "params", "bytes")
-    @classmethod
-    def _limit(cls, limit: str | float | None, info: ValidationInfo) -> str | float | None:
-        if limit is not None:
-            parse_amount(str(limit), of_bytes=info.field_name == "bytes")
-        return limit
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """Those that are set, by name: below 1 a share of the dense network's, else an amount."""
-        set_ = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
-        return {k: parse_amount(str(v), of_bytes=k == "bytes") for k, v in set_.items()}
-
-    @model_validator(mode="after")
-    def _checked(self) -> SlimSection:
-        if self.step and self.percent is None:
-            raise ValueError("step: is added to percent. Give that too.")
-        if self.precision is not None and self.bytes is None:
-            raise ValueError("precision: is what bytes are counted in. Give these too.")
-        with _as_value_error():
-            self.budget(self.percent, self.limits, "fp32")
-        return self
-
-    def budget(
-        self, percent: float | None, limits: Mapping[str, float], precision: Precision
-    ) -> Budget:
-        """Of a cut of so much of what is there."""
-        return Budget(
-            percent=percent,
-            **limits,
-            precision=self.precision or precision,
-            min_channels=self.min_channels,
-            max_layer_prune=self.max_layer_prune,
-            round_to=self.round_to,
         )
 
 
@@ -218,7 +121,7 @@ class FinetuneSection(TrainSection):
     preset: Preset = "keep"
 
 
-class StopSection(_Section):
+class StopSection(Section):
     """When to stop going round; the first that holds.
 
     Attributes:
@@ -233,7 +136,7 @@ class StopSection(_Section):
     target_macs: float | None = Field(default=None, gt=0, lt=1)
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """The whole loop: (train) → [sparsify → slim → fine-tune] × rounds.
 
     Attributes:
@@ -278,6 +181,12 @@ class Recipe(_Section):
         untrained = self.scratch or Path(self.model).suffix.lower() in (".yaml", ".yml")
         if untrained and self.train is None:
             raise ValueError(f"model: {self.model} starts from random weights, add a train section")
+        chosen = self.sparsify is not None and self.sparsify.method == "auto"
+        for name in ("criterion", "scope"):
+            if chosen and getattr(self.slim, name) is not None:
+                raise ValueError(
+                    f"slim.{name}: what goes is what sparsify brought to zero. Leave it out."
+                )
         return self
 
     def percent(self, number: int) -> float | None:

@@ -218,6 +218,8 @@ class _Run:
             options = SlimOptions(
                 budget=budget,
                 out=self.out / name / "slim",
+                criterion=recipe.slim.criterion,
+                scope=recipe.slim.scope,
                 reduce=recipe.slim.reduce,
                 compensate=recipe.slim.compensate,
                 calib=None if free else recipe.data,

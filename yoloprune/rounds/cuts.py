@@ -1,0 +1,145 @@
+"""What a recipe says of its cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from yoloprune.errors import YoloPruneError
+from yoloprune.prune.budget import LIMITS, Budget, Precision
+from yoloprune.prune.choose import Scope
+from yoloprune.prune.own import known_criteria
+from yoloprune.prune.score import CRITERIA, Reduce
+from yoloprune.prune.sighted import RECON
+from yoloprune.texts import cut, parse_amount, parse_time
+
+Limit = str | int | float | None
+
+
+@contextmanager
+def as_value_error() -> Iterator[None]:
+    """Let pydantic say where a record that checks itself stands."""
+    try:
+        yield
+    except YoloPruneError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+class Section(BaseModel):
+    """A map of a recipe: nothing unknown in it, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SlimSection(Section):
+    """The cuts.
+
+    Attributes:
+        percent: share of the dense network's prunable channels that the first round removes; may
+            be left out where a limit is set.
+        step: what each further round adds to it.
+        macs, params, bytes: limits, of which all hold after the last round: shares of the dense
+            network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
+        precision: that ``bytes`` are counted in; as the model's file keeps them if not.
+        min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
+        criterion: what ranks the channels, by a name of the table or of an entry point.
+        scope: over what they are compared.
+        reduce: how tied channels make one score.
+        compensate: fold constants of removed channels into what reads them.
+        search: how long each round looks for better shares than even ones: ``90s``, ``3m``; 0 not
+            at all. It is left out where the cut takes switched-off channels alone, and where a
+            criterion or a scope sets the shares.
+    """
+
+    percent: float | None = None
+    step: float = Field(default=0.0, ge=0, lt=1)
+    macs: Limit = None
+    params: Limit = None
+    bytes: Limit = None
+    precision: Precision | None = None
+    min_channels: int = 8
+    max_layer_prune: float = 0.9
+    round_to: int = 8
+    criterion: str | None = None
+    scope: Scope | None = None
+    reduce: Reduce = "mean"
+    compensate: bool = True
+    search: str | int | float = "3m"
+
+    @field_validator("search")
+    @classmethod
+    def _time(cls, search: str | int | float) -> str | int | float:
+        parse_time(str(search))
+        return search
+
+    @property
+    def seconds(self) -> float:
+        """Of search."""
+        return parse_time(str(self.search)) if self.searches else 0.0
+
+    @property
+    def searches(self) -> bool:
+        """Whether shares are left to be searched for."""
+        known = CRITERIA.get(self.criterion or "")
+        ranks = self.criterion is None or (known is not None and known.ranks)
+        return self.scope == "local" or (self.scope is None and ranks)
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is None or name in known_criteria():
+            return name
+        why = ""
+        if ":" in name:  # to import a module is to run it, and a recipe is not trusted
+            why = ". Modules are imported for --criterion on the command line only"
+        expected = ", ".join(known_criteria())
+        raise ValueError(f"got {cut(repr(name), 60)}, expected one of {expected}{why}")
+
+    @field_validator("macs", "params", "bytes")
+    @classmethod
+    def _limit(cls, limit: str | float | None, info: ValidationInfo) -> str | float | None:
+        if limit is not None:
+            parse_amount(str(limit), of_bytes=info.field_name == "bytes")
+        return limit
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by name: below 1 a share of the dense network's, else an amount."""
+        set_ = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+        return {k: parse_amount(str(v), of_bytes=k == "bytes") for k, v in set_.items()}
+
+    @model_validator(mode="after")
+    def _checked(self) -> SlimSection:
+        if self.step and self.percent is None:
+            raise ValueError("step: is added to percent. Give that too.")
+        if "search" in self.model_fields_set and parse_time(str(self.search)) > self.seconds:
+            raise ValueError("search: looks for shares of stages. Give scope: local, or search: 0.")
+        if self.criterion == RECON and self.scope not in (None, "local"):
+            raise ValueError(f"scope: {RECON} compares channels within their groups only")
+        if self.precision is not None and self.bytes is None:
+            raise ValueError("precision: is what bytes are counted in. Give these too.")
+        with as_value_error():
+            self.budget(self.percent, self.limits, "fp32")
+        return self
+
+    def budget(
+        self, percent: float | None, limits: Mapping[str, float], precision: Precision
+    ) -> Budget:
+        """Of a cut of so much of what is there."""
+        return Budget(
+            percent=percent,
+            **limits,
+            precision=self.precision or precision,
+            min_channels=self.min_channels,
+            max_layer_prune=self.max_layer_prune,
+            round_to=self.round_to,
+        )
