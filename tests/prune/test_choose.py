@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from yoloprune.channels import trace
 from yoloprune.errors import PlanError
 from yoloprune.prune.budget import Budget
-from yoloprune.prune.choose import choose_scores, parse_scope, within_groups
+from yoloprune.prune.choose import (
+    Scope,
+    alive_warning,
+    choose_scores,
+    parse_scope,
+    within_groups,
+)
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.recon import removal_order
 from yoloprune.prune.score import Scores
@@ -73,6 +79,8 @@ def test_what_is_asked_for_is_done() -> None:
     [
         ("recon", None, False, "--criterion recon: looks at pictures. Name some with --calib."),
         ("recon", "global", True, "--scope global: recon compares channels within their groups"),
+        ("recon", "isomorphic", True, "--scope isomorphic: recon compares channels within their"),
+        ("fisher", None, False, "--criterion fisher: looks at pictures. Name some with --calib."),
         ("best", None, True, "--criterion: unknown, got 'best', expected gamma, .*, recon"),
     ],
 )
@@ -85,8 +93,25 @@ def test_what_cannot_be_is_refused(
             model, trace(model), BUDGET, criterion=criterion, scope=parse_scope(scope),
             pictures=pictures() if given else None,
         )  # fmt: skip
-    with pytest.raises(PlanError, match="--scope: unknown, got 'wide', expected global, local"):
+    with pytest.raises(
+        PlanError, match="--scope: unknown, got 'wide', expected global, local, isomorphic"
+    ):
         parse_scope("wide")
+
+
+@pytest.mark.parametrize("criterion", ["gamma", "lamp", "l2"])
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_only_the_scales_say_that_a_cut_is_free(criterion: str, scope: Scope) -> None:
+    """LAMP scores spread over decades, and say nothing of what is switched off."""
+    for model, free in ((sparse(), True), (alive(), False)):
+        with torch.no_grad():
+            for layer in (model.a, model.b):  # what is switched off has the lowest weights, too
+                layer[0].weight[layer[1].weight == 0] *= 1e-3
+        graph = trace(model)
+        chosen = choose_scores(model, graph, BUDGET, criterion=criterion, scope=scope)
+        assert chosen.compares is (scope == "global" and criterion != "lamp")
+        remove = Planner(graph).choose(chosen.scores, BUDGET)
+        assert (alive_warning(model, graph, chosen, remove) is None) is free
 
 
 def test_every_group_loses_the_same_share() -> None:

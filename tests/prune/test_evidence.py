@@ -49,11 +49,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_labels_are_moved_with_the_picture(data: Path) -> None:
-    boxed = labelled_lessons(Sees([]), str(data), (64, 64), 8)
+    boxed = labelled_lessons(Sees([]), str(data), (96, 64), 8)
     assert boxed is not None and [len(rows) for rows in boxed.labels] == [2, 0, 0]
-    # 40 × 20 becomes 64 × 32, with 16 rows of grey above.
+    # 40 × 20 becomes 64 × 32, with 32 rows of grey above and below.
     assert boxed.labels[0] == pytest.approx(
-        np.array([[1, 0.5, 0.5, 0.5, 0.2], [0, 0.25, 0.375, 0.1, 0.05]])
+        np.array([[1, 0.5, 0.5, 0.5, 0.4 / 3], [0, 0.25, 40 / 96, 0.1, 0.1 / 3]])
     )
     stretched = labelled_lessons(Sees([], letterbox=False), str(data), (64, 64), 8)
     assert stretched is not None

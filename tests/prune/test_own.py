@@ -27,6 +27,12 @@ import numpy as np
 def backwards(model, graph, reduce):
     return -np.arange(graph.n_units, dtype=float)
 
+def spoils(model, graph, reduce):
+    import torch
+    for values in model.parameters():
+        values.data.zero_()
+    return torch.arange(graph.n_units, dtype=torch.float32).requires_grad_()
+
 def short(model, graph, reduce):
     return np.zeros(2)
 
@@ -53,6 +59,15 @@ def test_a_function_of_a_module_in_the_current_folder() -> None:
     found = score_by(model, graph, "my_criteria_7:backwards", "max")
     np.testing.assert_array_equal(found.values, -np.arange(graph.n_units))
     assert (found.criterion, found.reduce) == ("my_criteria_7:backwards", "max")
+
+
+def test_a_function_gets_a_copy_and_may_give_a_tensor() -> None:
+    model = Residual().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = trace(model)
+    found = score_by(model, graph, "my_criteria_7:spoils")
+    np.testing.assert_array_equal(found.values, np.arange(graph.n_units))
+    assert all(bool((value == before[name]).all()) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

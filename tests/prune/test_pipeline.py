@@ -95,6 +95,8 @@ def test_shares_are_searched_for_and_told(tmp_path: Path, caplog: pytest.LogCapt
         ({"repair": False}, "--search: compares repaired cuts."),
         ({"criterion": "gamma"}, "--search: looks for shares of stages"),
         ({"scope": "global"}, "--search: looks for shares of stages"),
+        ({"scope": "isomorphic"}, "--search: looks for shares of stages"),
+        ({"criterion": "fisher"}, "--search: looks for shares of stages"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(

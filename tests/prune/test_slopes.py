@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import DropBlock2d
 
 from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph
@@ -320,10 +321,10 @@ def test_dropout_is_left_out() -> None:
     class Dropped(nets.Chain):
         def __init__(self) -> None:
             super().__init__()
-            self.drop = nn.Dropout(0.5)
+            self.drop = DropBlock2d(0.5, 3)  # of another library than torch's own layers
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.drop(self.b(self.a(x))))
+            return self.out(self.b(self.drop(self.a(x))))
 
     model, graph = made(Dropped)
     one, other = (fisher(model, graph, lessons(2), CPU) for _ in range(2))
