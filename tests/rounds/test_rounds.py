@@ -73,6 +73,25 @@ def whole(place: Path) -> tuple[Path, rounds.RunResult]:
     return out, rounds.run_recipe(read(place), out)
 
 
+def test_a_cut_is_by_the_criterion_and_the_scope_of_the_recipe(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, slim = [], rounds.slim
+
+    def watched(model: Any, source: Any, options: Any) -> Any:
+        asked.append((options.criterion, options.scope, options.search))
+        return slim(model, source, options)
+
+    monkeypatch.setattr(rounds, "slim", watched)
+    cuts = {"percent": 0.3, "min_channels": 2, "criterion": "activation", "scope": "isomorphic"}
+    stages = dict.fromkeys(("train", "sparsify", "finetune"))
+    out = place / "by"
+    rounds.run_recipe(read(place, **stages, slim=cuts, stop={"rounds": 1}), out)
+    assert asked == [("activation", "isomorphic", 0.0)]
+    (plan,) = (out / "round1" / "slim").glob("*-plan.json")
+    assert json.loads(plan.read_text())["criterion"] == "activation"
+
+
 def channels(path: Path) -> int:
     graph = trace(load(path)[0])
     return int(graph.channels[graph.prunable].sum())
