@@ -5,9 +5,10 @@
     python benchmarks/repair_tables.py picture # draws the first of these tables
     python benchmarks/repair_tables.py tunes   # with training, each budget its own schedule
 
-All at equal MACs, by budgets in MACs (rows of before 0.1 by a bisected percent, to .001). AP is pycocotools', on
-the validation split, which nothing was chosen by: plans, strengths and schedules come from train
-pictures alone. A finished row is not run again. Several processes share the work (``--jobs``).
+All at equal MACs, by budgets in MACs (rows of before 0.1 by a bisected percent, to .001). AP is
+pycocotools', on the validation split, which nothing was chosen by: plans, strengths and schedules
+come from train pictures alone. A finished row is not run again. Several processes share the work
+(``--jobs``).
 
 Ways without training:
 

@@ -26,7 +26,6 @@ LONG = 400
 LONG_BECAUSE = {
     "channels/rules.py": "one table of what each ATen op does to channels, an entry an op",
     "darknet/heads.py": "three heads and their options, which share their decoding",
-    "prune/planner.py": "one decision: floors, balances and rounding bind each other",
 }
 LONGEST_FUNCTION = 60
 

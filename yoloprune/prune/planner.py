@@ -21,16 +21,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from yoloprune.channels.graph import Balance, BoolArray, ChannelGraph, IntArray
+from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.channels.producers import remove_to_layers
 from yoloprune.errors import PlanError
-from yoloprune.measure.quantiles import FloatArray
 from yoloprune.prune.budget import LIMITS, Budget
+from yoloprune.prune.bundles import Bundles, Counts, Entries, join, levels, mask, reach
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.plan import Origin, PrunePlan, Reached
 from yoloprune.prune.score import Scores, reduce_by_label
@@ -54,105 +52,6 @@ def plan(
     return Planner(graph).plan(scores, budget, source)
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Counted sets of units, in coordinate form: set ``row[i]`` holds ``unit[i]`` ``times[i]``.
-
-    Attributes:
-        size: int64 ``[sets]``: how many channels each set holds, repeats counted.
-    """
-
-    row: IntArray
-    unit: IntArray
-    times: IntArray
-    size: IntArray
-
-    @staticmethod
-    def of(sets: Sequence[IntArray]) -> _Counts:
-        """From lists of units, in which a unit may stand more than once."""
-        size = np.array([s.size for s in sets], dtype=np.int64)
-        if not size.sum():
-            empty = np.zeros(0, dtype=np.int64)
-            return _Counts(empty, empty, empty, size)
-        unit = np.concatenate(sets)
-        span = int(unit.max()) + 1
-        key, times = np.unique(
-            np.repeat(np.arange(len(sets)), size) * span + unit, return_counts=True
-        )
-        return _Counts(key // span, key % span, times.astype(np.int64), size)
-
-
-@dataclass(frozen=True, slots=True)
-class _Bundles:
-    """Units that go together, in the order in which they would go.
-
-    Attributes:
-        of_unit: int64 ``[n_units]``: rank of the unit's bundle, -1 where it must stay.
-        score: float64 ``[bundles]``, ascending.
-        channels: int64 ``[bundles]``.
-    """
-
-    of_unit: IntArray
-    score: FloatArray
-    channels: IntArray
-
-    def count(self, counts: _Counts) -> _Entries:
-        """How many channels of each counted set each bundle takes."""
-        n = self.score.size
-        bundle = self.of_unit[counts.unit]
-        goes = bundle >= 0
-        key = counts.row[goes] * n + bundle[goes]
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        first = np.flatnonzero(np.diff(key, prepend=-1))
-        times = np.add.reduceat(counts.times[goes][order], first) if key.size else key
-        row, rank = np.divmod(key[first], max(n, 1))
-        return _Entries(row, rank, times, counts.size, np.searchsorted(row, row))
-
-
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """:class:`_Counts` by bundle, sorted by set and then by the order of going.
-
-    Attributes:
-        start: int64 ``[entries]``: position of the first entry of the same set.
-    """
-
-    row: IntArray
-    bundle: IntArray
-    times: IntArray
-    size: IntArray
-    start: IntArray
-
-    def running(self, times: IntArray) -> IntArray:
-        """Running sum of ``times`` within each set, the entry itself included."""
-        total = np.concatenate(([0], np.cumsum(times)))
-        return total[1:] - total[self.start]
-
-    def taken(self, removed: BoolArray) -> IntArray:
-        """Int64 ``[sets]``: channels that each set loses when these bundles go."""
-        return np.bincount(
-            self.row, weights=self.times * removed[self.bundle], minlength=self.size.size
-        ).astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """Balances without a unit in common: their pairings are made in one go.
-
-    Attributes:
-        units: int64 ``[entries]``, part after part.
-        part: int64 ``[entries]``: number of the part.
-        left: int64 ``[m]``: positions in ``units`` sorted by part and rank …
-        right: int64 ``[m]``: … each to be joined to the one on its left.
-    """
-
-    units: IntArray
-    part: IntArray
-    left: IntArray
-    right: IntArray
-
-
 class Planner:
     """The planner of one graph, ready to be asked many times (training asks every few steps)."""
 
@@ -166,10 +65,10 @@ class Planner:
         self.graph, self.costs = graph, costs
         self._free = graph.prunable
         self._channels = graph.channels
-        self._levels = _levels(graph.balances)
+        self._levels = levels(graph.balances)
         self._layers, others = _distinct_axes(graph)
-        self._floors = _Counts.of([*self._layers, *others])
-        self._rounded: dict[int, _Counts] = {}
+        self._floors = Counts.of([*self._layers, *others])
+        self._rounded: dict[int, Counts] = {}
 
     def choose(self, scores: Scores, budget: Budget) -> IntArray:
         """The units that a plan for this budget removes.
@@ -191,8 +90,8 @@ class Planner:
         elif budget.round_to > 1:
             removed = self._rounded_choice(bundles, order, target, budget.round_to)
         else:
-            end = _reach(np.cumsum(bundles.channels[order]), target)
-            removed = _mask(order[:end], bundles.score.size)
+            end = reach(np.cumsum(bundles.channels[order]), target)
+            removed = mask(order[:end], bundles.score.size)
         goes = np.append(removed, False)[bundles.of_unit]
         return np.flatnonzero(goes)
 
@@ -241,7 +140,7 @@ class Planner:
             )
         return self._free & ~np.isnan(scores.values)
 
-    def _bundle(self, scores: Scores, free: BoolArray) -> _Bundles:
+    def _bundle(self, scores: Scores, free: BoolArray) -> Bundles:
         """Join units that balances tie, and rank the bundles; those with a fixed unit stay."""
         n = self.graph.n_units
         unit = np.arange(n)
@@ -252,7 +151,7 @@ class Planner:
             rank = np.empty(n, dtype=np.int64)
             rank[np.lexsort((unit, label, score[label], stuck[label]))] = unit
             ranked = level.units[np.lexsort((rank[level.units], level.part))]
-            label = _join(label, ranked[level.left], ranked[level.right])
+            label = join(label, ranked[level.left], ranked[level.right])
             score = reduce_by_label(values, label, n, scores.reduce)
             stuck = np.bincount(label, weights=~free, minlength=n) > 0
         heads = np.flatnonzero((label == unit) & ~stuck)
@@ -260,9 +159,9 @@ class Planner:
         rank = np.full(n, -1, dtype=np.int64)
         rank[heads] = np.arange(heads.size)
         channels = np.bincount(label, weights=self._channels, minlength=n)[heads]
-        return _Bundles(rank[label], score[heads], channels.astype(np.int64))
+        return Bundles(rank[label], score[heads], channels.astype(np.int64))
 
-    def _admitted(self, bundles: _Bundles, budget: Budget) -> BoolArray:
+    def _admitted(self, bundles: Bundles, budget: Budget) -> BoolArray:
         """Bool ``[bundles]``: what would go if bundles were taken one by one within the floors.
 
         The one-by-one walk, vectorised: in each round, a bundle that fits even when all
@@ -282,15 +181,15 @@ class Planner:
         inside, out = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
         while True:
             most = entries.running(entries.times * ~out[entries.bundle])
-            inside = ~out & ~_mask(entries.bundle[most > limit], n)
+            inside = ~out & ~mask(entries.bundle[most > limit], n)
             least = entries.running(entries.times * inside[entries.bundle])
             own = np.where(inside[entries.bundle], 0, entries.times)
-            out |= _mask(entries.bundle[least + own > limit], n) & ~inside
+            out |= mask(entries.bundle[least + own > limit], n) & ~inside
             if (inside | out).all():
                 return inside
 
     def _rounded_choice(
-        self, bundles: _Bundles, order: IntArray, target: int, round_to: int
+        self, bundles: Bundles, order: IntArray, target: int, round_to: int
     ) -> BoolArray:
         """Bool ``[bundles]``: the lowest threshold that reaches the target after rounding."""
         entries = bundles.count(self._counts_to_round(round_to))
@@ -298,16 +197,16 @@ class Planner:
         running = np.cumsum(bundles.channels[order])
 
         def rounded(end: int) -> tuple[BoolArray, int]:
-            removed = self._round_up(entries, _mask(order[:end], n), round_to)
+            removed = self._round_up(entries, mask(order[:end], n), round_to)
             return removed, int(bundles.channels[removed].sum())
 
         # The answer lies a little beyond the unrounded one: step on by what is missing until
         # it is reached, then bisect the last step.
-        low, high = 0, _reach(running, target)
+        low, high = 0, reach(running, target)
         best, reached = rounded(high)
         while reached < target and high < order.size:
             low = high + 1
-            high = max(low, _reach(running, int(running[high - 1]) + target - reached))
+            high = max(low, reach(running, int(running[high - 1]) + target - reached))
             best, reached = rounded(high)
         while low < high and reached > target:
             middle = (low + high) // 2
@@ -319,7 +218,7 @@ class Planner:
         return best
 
     def _limited_choice(
-        self, bundles: _Bundles, order: IntArray, target: int, budget: Budget
+        self, bundles: Bundles, order: IntArray, target: int, budget: Budget
     ) -> BoolArray:
         """Bool ``[bundles]``: the lowest threshold at which every limit holds, and the target."""
         if self.costs is None:
@@ -329,7 +228,7 @@ class Planner:
         n = bundles.score.size
 
         def taken(end: int) -> tuple[BoolArray, bool]:
-            removed = self._round_up(entries, _mask(order[:end], n), budget.round_to)
+            removed = self._round_up(entries, mask(order[:end], n), budget.round_to)
             kept = ~np.append(removed, False)[bundles.of_unit]
             holds = self._over(kept, limits, budget) is None
             return removed, holds and int(bundles.channels[removed].sum()) >= target
@@ -355,7 +254,7 @@ class Planner:
                 return name, amount
         return None
 
-    def _counts_to_round(self, round_to: int) -> _Counts:
+    def _counts_to_round(self, round_to: int) -> Counts:
         """Every group, and after them the layers that its groups alone do not keep in step.
 
         A layer is a sum of groups, so it is a multiple where each of its groups can only be one.
@@ -372,10 +271,10 @@ class Planner:
                 for units in self._layers
                 if odd[units].any() or np.unique(units).size < units.size
             ]
-            self._rounded[round_to] = _Counts.of([*groups, *upset])
+            self._rounded[round_to] = Counts.of([*groups, *upset])
         return self._rounded[round_to]
 
-    def _round_up(self, entries: _Entries, removed: BoolArray, round_to: int) -> BoolArray:
+    def _round_up(self, entries: Entries, removed: BoolArray, round_to: int) -> BoolArray:
         """Give bundles back, best first, until every group and layer keeps a multiple or all."""
         removed = removed.copy()
         is_group = np.arange(entries.size.size) < len(self.graph.groups)
@@ -410,7 +309,7 @@ class Planner:
                 f"by {_held_by(budget)}."
             )
         if budget.limits and self.costs is not None:
-            kept = ~_mask(remove, self.graph.n_units)
+            kept = ~mask(remove, self.graph.n_units)
             over = self._over(kept, self.costs.limits(budget), budget)
             if over is not None:
                 limit = self.costs.limits(budget)[over[0]]
@@ -439,88 +338,10 @@ def _distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]
     for key, units in others.items():
         if key in layers or not units.size:
             continue
-        inside = _mask(units, graph.n_units)
+        inside = mask(units, graph.n_units)
         if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
             needed.append(units)
     return list(layers.values()), needed
-
-
-def _levels(balances: Sequence[Balance]) -> list[_Level]:
-    """Sort balances into levels without common units; short (nested) ones come first."""
-    parts_of = {}
-    for balance in balances:
-        if len({part.size for part in balance.parts}) != 1:
-            sizes = ", ".join(str(part.size) for part in balance.parts)
-            raise PlanError(f"{balance.reason}: parts hold {sizes} units, expected equal counts.")
-        parts = _without_shared(balance.parts)
-        if parts[0].size:
-            parts_of[b"|".join(part.tobytes() for part in parts)] = parts
-    level_of: dict[int, int] = {}
-    levels: list[list[tuple[IntArray, ...]]] = []
-    for parts in sorted(parts_of.values(), key=lambda parts: parts[0].size):
-        units = np.unique(np.concatenate(parts)).tolist()
-        level = 1 + max((level_of.get(unit, -1) for unit in units), default=-1)
-        level_of.update(dict.fromkeys(units, level))
-        if level == len(levels):
-            levels.append([])
-        levels[level].append(parts)
-    return [_level(members) for members in levels]
-
-
-def _without_shared(parts: tuple[IntArray, ...]) -> tuple[IntArray, ...]:
-    """Leave out units that stand equally often in every part: they keep any balance."""
-    n = 1 + max((int(part.max()) for part in parts if part.size), default=0)
-    times = np.stack([np.bincount(part, minlength=n) for part in parts])
-    uneven = (times != times[0]).any(axis=0)
-    return tuple(part[uneven[part]] for part in parts)
-
-
-def _level(balances: Sequence[tuple[IntArray, ...]]) -> _Level:
-    units: list[IntArray] = []
-    left: list[IntArray] = []
-    right: list[IntArray] = []
-    start = 0
-    for parts in balances:
-        first = start + np.arange(parts[0].size)
-        for i, part in enumerate(parts):
-            units.append(part)
-            if i:
-                left.append(first)
-                right.append(first + i * part.size)
-        start += len(parts) * parts[0].size
-    part_of = np.repeat(np.arange(len(units)), [part.size for part in units])
-    return _Level(np.concatenate(units), part_of, np.concatenate(left), np.concatenate(right))
-
-
-def _join(label: IntArray, left: IntArray, right: IntArray) -> IntArray:
-    """Union-find by numpy: give joined units the least of their labels.
-
-    Args:
-        label: int64 ``[n]``, each the least unit of its class.
-        left: int64 ``[m]``: units …
-        right: int64 ``[m]``: … each to be joined to the one on its left.
-    """
-    while True:
-        a, b = label[left], label[right]
-        if np.array_equal(a, b):
-            return label
-        parent = np.arange(label.size)
-        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(parent, parent[parent]):
-            parent = parent[parent]
-        label = parent[label]
-
-
-def _mask(index: IntArray, n: int) -> BoolArray:
-    """Bool ``[n]``, true at ``index``."""
-    mask = np.zeros(n, dtype=bool)
-    mask[index] = True
-    return mask
-
-
-def _reach(running: NDArray[np.int64], target: int) -> int:
-    """How many leading items bring a running sum to ``target``; all where none does."""
-    return min(int(np.searchsorted(running, target)) + 1, running.size)
 
 
 def _held_by(budget: Budget) -> str:
