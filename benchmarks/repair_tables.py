@@ -257,9 +257,7 @@ def recalibrated(model: nn.Module, pictures: Tensor, device: str) -> nn.Module:
     return made.eval()
 
 
-def cut_rows(
-    network: str, share: float, criterion: str, device: str, out: Path
-) -> list[Row]:
+def cut_rows(network: str, share: float, criterion: str, device: str, out: Path) -> list[Row]:
     """All ways without training, at one point."""
     start = time.perf_counter()
     net = opened(network)
