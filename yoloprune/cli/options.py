@@ -100,8 +100,8 @@ def budget_of(
 
     Args:
         percent: ``--percent``.
-        limits: ``macs``, ``params`` and ``bytes``, as they were typed.
-        precision: of the last.
+        limits: ``macs``, ``params``, ``bytes`` and ``latency``, as they were typed.
+        precision: of bytes.
         floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
         file: the model's, which says how it keeps numbers where ``precision`` does not.
 
@@ -110,14 +110,17 @@ def budget_of(
     """
     from yoloprune.errors import PlanError
     from yoloprune.prune.budget import Budget
-    from yoloprune.texts import parse_amount
+    from yoloprune.texts import parse_amount, parse_latency
 
     if precision is not None and limits.get("bytes") is None:
         raise PlanError("--precision: is what --bytes is counted in. Give that too.")
     found: dict[str, Any] = {}
     for name, text in limits.items():
         try:
-            found[name] = None if text is None else parse_amount(text, of_bytes=name == "bytes")
+            if text is not None and name == "latency":
+                found[name] = parse_latency(text)
+            elif text is not None:
+                found[name] = parse_amount(text, of_bytes=name == "bytes")
         except ValueError as exc:
             raise PlanError(f"--{name}: {exc}") from exc
     return Budget(

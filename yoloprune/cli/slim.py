@@ -41,6 +41,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,6 +114,10 @@ def slim(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    latency: LatencyOpt = None,
+    runtime: RuntimeOpt = None,
+    threads: ThreadsOpt = None,
+    latency_table: TableOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 8,
@@ -139,7 +144,7 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
-    limits = {"macs": macs, "params": params, "bytes": max_bytes}
+    limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
     if percent is None and not any(limits.values()):
         percent = 0.5
     floors = (min_channels, max_layer_prune, round_to)
@@ -148,6 +153,7 @@ def slim(
     name = f"{named(model, cfg).stem}-slim"
     with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
+        from yoloprune.models.door import input_size_of
         from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.score import parse_reduce
         from yoloprune.prune.slim import SlimOptions
@@ -171,7 +177,12 @@ def slim(
             imgsz=imgsz,
             batch=batch,
             device=torch_name(device),
-        )
+            timing=timing_of(
+                latency, runtime, latency_table, device=device, threads=threads,
+                size=input_size_of(loaded, imgsz), batch=batch, model=source.model.name,
+                round_to=round_to,
+            ),
+        )  # fmt: skip
         result = _carried_out(loaded, source, options)
     _tell(result, json_file, folder)
 
@@ -260,6 +271,8 @@ def _show(result: SlimResult) -> None:
         show_line(_repaired(record["repair"]))
     if record["search"] is not None:
         show_line(_searched(record["search"]))
+    if record["latency"] is not None:
+        show_line(_timed(record["latency"]))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -291,4 +304,21 @@ def _searched(record: Mapping[str, Any]) -> str:
     return (
         f"{took}what it sees is {nearer:.0%} nearer to the full network's than with even shares, "
         "on pictures that nothing was chosen by"
+    )
+
+
+def _timed(record: Mapping[str, Any]) -> str:
+    """How a limit to latency was met, in a line."""
+    median, worst = record["error"]
+    by = f"the table is off by {median:.1%} (median), {worst:.1%} (worst)"
+    if not record["tries"]:
+        return (
+            f"latency is foretold for {record['machine']} ({record['runtime']}), not measured: {by}"
+        )
+    last = record["tries"][-1]
+    held = "holds" if record["met"] else "does not hold"
+    return (
+        f"takes {last['ms']:.2f} ms, {last['ms'] / last['full']:.1%} of the full network's "
+        f"{last['full']:.2f}, and {held} the limit of {record['limit']:.2f} ms "
+        f"({record['runtime']}; {len(record['tries'])} cuts were timed; {by})"
     )
