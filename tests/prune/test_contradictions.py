@@ -63,13 +63,13 @@ CASES = {
     ),
     "unequal halves": (
         nets.GroupedRoute, {"a.0": [0, 1, 4]},
-        "a.0: equal numbers must stay on the 2 sides of chunk(2) in the model, the plan keeps 2 of 4 "
-        "(a.0 0–3) against 3 of 4 (a.0 4–7).",
+        "a.0: equal numbers must stay on the 2 sides of chunk(2) in the model, the plan keeps 2 of "
+        "4 (a.0 0–3) against 3 of 4 (a.0 4–7).",
     ),
     "unequal groups": (
         nets.Grouped, {"g.0": [0, 1]},
-        "g.0: equal numbers must stay on the 2 sides of 2 groups out of g.0, the plan keeps 1 of 3 (g.0 0–2) "
-        "against 3 of 3 (g.0 3–5).",
+        "g.0: equal numbers must stay on the 2 sides of 2 groups out of g.0, the plan keeps 1 of 3 "
+        "(g.0 0–2) against 3 of 3 (g.0 3–5).",
     ),
     "empty layer": (nets.Chain, {"a.0": list(range(8))}, "a.0: all 8 output channels of a.0 would "
                     "go. Take at least one back."),

@@ -40,6 +40,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
+from yoloprune.cli.planning import PlanOpt, check_nothing_chooses
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ PassOpt = Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)
 
 @command
 def slim(
+    context: typer.Context,
     model: ModelArg = None,
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
@@ -126,6 +128,7 @@ def slim(
     search: SearchOpt = "0",
     sensitivity: SensitivityOpt = None,
     seed: SeedOpt = 0,
+    plan: PlanOpt = None,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
@@ -139,6 +142,8 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
+    if plan is not None:
+        check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
     if percent is None and not any(limits.values()):
         percent = 0.5
@@ -165,6 +170,7 @@ def slim(
             search=seconds_of(search, "--search"),
             sensitivity=sensitivity,
             seed=seed,
+            plan=plan,
             split_routes=split_routes,
             data=data,
             split=split,
@@ -247,10 +253,11 @@ def _show(result: SlimResult) -> None:
     ]
     show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
     reached = record["reached"]
+    where = f", {record['scope']}" if record["scope"] else ""  # a given plan has none
     show_line(
         f"asked: {result.plan.budget.asked}; removed {reached['channels']} of "
         f"{reached['prunable_channels']} prunable channels ({reached['percent']:.1%}, "
-        f"{reached['units']} units) by {record['criterion']}, {record['scope']}: {record['why']}"
+        f"{reached['units']} units) by {record['criterion']}{where}: {record['why']}"
     )
     show_line(
         f"the cut is exact: it differs from the masked model by "
