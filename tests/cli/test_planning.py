@@ -115,3 +115,61 @@ def test_flags_that_choose_are_named(made: Path, tmp_path: Path) -> None:
     told = "--plan: says what goes. Leave --percent, --bytes, --round-to, --criterion, --seed out."
     assert done.stderr == f"yoloprune: {told}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_tells_what_the_cut_then_does(made: Path, tmp_path: Path) -> None:
+    flags = ("--percent", "0.3", "--dry-run", "-o", tmp_path / "dry")
+    done = slim(*flags, "--json", tmp_path / "dry.json")
+    assert done.exit_code == 0, done.output
+    names = sorted(path.name for path in (tmp_path / "dry").iterdir())
+    assert names == ["yoloprune-demo-plan.json", "yoloprune-demo-plan.png"]
+    plan = made / "yoloprune-demo-slim-plan.json"
+    assert (tmp_path / "dry" / names[0]).read_bytes() == plan.read_bytes()
+    record = json.loads((tmp_path / "dry.json").read_text())
+    assert record["files"]["plan"] == str(tmp_path / "dry" / names[0])
+    cut = slim("--plan", plan, "-o", tmp_path / "cut", "--json", tmp_path / "cut.json")
+    assert cut.exit_code == 0
+    real = json.loads((tmp_path / "cut.json").read_text())
+    for side in ("before", "after"):
+        for key in ("macs", "params"):
+            assert record[side][key] == real[side][key]
+    text = (made / "yoloprune-demo-slim.cfg").read_text()
+    widths = [int(line.partition("=")[2]) for line in text.splitlines() if line[:8] == "filters="]
+    assert [row["after"] for row in record["layers"]] == widths
+    assert f"{record['after']['macs']:,}" in done.stdout
+    assert "│ model.0.conv  │   16 → 8 │" in done.stdout
+    assert "output of the model (24 channels in 2 layers)" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[1:26])) <= 80
+    assert f"--plan {tmp_path / 'dry' / names[0]}" in done.stdout
+    again = slim(*flags)
+    assert again.exit_code == 1 and "holds results already" in again.stderr
+
+
+def test_a_dry_run_of_a_plan_writes_nothing(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = made / "yoloprune-demo-slim-plan.json"
+    done = slim("--plan", plan, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was written" in done.stdout and f"as {plan.name} says" in done.stdout
+    bad = edited(made, tmp_path / "bad.json", lambda rows: rows["model.0.conv"].append(16))
+    done = slim("--plan", bad, "--dry-run", "-o", tmp_path / "out")
+    assert done.exit_code == 1 and "model.0.conv: has no output channel 16" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_that_does_not_hold_is_told(made: Path, tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["budget"]["macs"] = 0.01
+
+    data = json.loads((made / "yoloprune-demo-slim-plan.json").read_text())
+    change(data)
+    (tmp_path / "mine.json").write_text(json.dumps(data))
+    done = slim("--plan", tmp_path / "mine.json", "--dry-run", "--json", tmp_path / "r.json")
+    assert done.exit_code == 0, done.output
+    assert ": not met" in done.stdout
+    limits = {row["name"]: row for row in json.loads((tmp_path / "r.json").read_text())["limits"]}
+    assert (limits["percent"]["holds"], limits["macs"]["holds"]) == (True, False)
+    assert limits["macs"]["asked"] == pytest.approx(0.01 * 134_758_400)

@@ -1,4 +1,4 @@
-"""Plans as documents in ``slim``: ``--plan``."""
+"""Plans as documents in ``slim``: the flags ``--plan`` and ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ PlanOpt = Annotated[
         "--plan",
         metavar="FILE",
         help="Carry out this plan, as slim wrote it or as you edited it, instead of choosing.",
+    ),
+]
+DryOpt = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show the plan and stop: nothing is cut. With -o it is written there, and drawn.",
     ),
 ]
 
@@ -30,6 +37,7 @@ _BESIDE_A_PLAN = frozenset(
         "out",
         "overwrite",
         "data",
+        "dry_run",
         "split",
         "imgsz",
         "batch",

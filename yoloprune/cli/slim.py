@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.dry import dry_folder, show_plan
 from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import (
     BytesOpt,
@@ -40,7 +41,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
-from yoloprune.cli.planning import PlanOpt, check_nothing_chooses
+from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def slim(
     sensitivity: SensitivityOpt = None,
     seed: SeedOpt = 0,
     plan: PlanOpt = None,
+    dry_run: DryOpt = False,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
@@ -150,8 +152,14 @@ def slim(
     floors = (min_channels, max_layer_prune, round_to)
     budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
     check_device(device)
-    name = f"{named(model, cfg).stem}-slim"
-    with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
+    stem = named(model, cfg).stem
+    name = f"{stem}-slim"
+    place = (
+        dry_folder(out, stem, overwrite=overwrite)
+        if dry_run
+        else results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite)
+    )
+    with place as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
         from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.score import parse_reduce
@@ -178,6 +186,9 @@ def slim(
             batch=batch,
             device=torch_name(device),
         )
+        if dry_run:
+            show_plan(loaded, source, options, json_file, keep=out is not None)
+            return
         result = _carried_out(loaded, source, options)
     _tell(result, json_file, folder)
 

@@ -40,6 +40,16 @@ class Decision:
     choice: Choice
     plan: PrunePlan
 
+    def warnings(self, alive: str | None, *, repair: bool) -> list[str]:
+        """What a reader should know before the cut.
+
+        Args:
+            alive: that channels go which are switched on, if so.
+            repair: whether pictures are to mend that.
+        """
+        mends = repair and self.pictures is not None
+        return [*self.choice.notes, *([alive] if alive and not mends else []), *self.plan.notes]
+
 
 def given_plan(path: Path, graph: ChannelGraph, source: Origin) -> PrunePlan:
     """Read a plan and fit it to a network.

@@ -243,8 +243,7 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
     choice, plan = decision.choice, decision.plan
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
-    mends = pictures is not None and options.repair
-    warnings = [*choice.notes, *([alive] if alive and not mends else []), *plan.notes]
+    warnings = decision.warnings(alive, repair=options.repair)
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
