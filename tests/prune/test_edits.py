@@ -135,25 +135,37 @@ def edit(data: st.DataObject, graph: ChannelGraph, rows: Rows) -> None:
         rows[i] = (data.draw(st.sampled_from([path[:-1], f"{path}x", f"{path}.0", layer()])), lost)
 
     def odd() -> None:
-        index = data.draw(st.sampled_from([-1, -(2**70), 10**6, 2**63, widths[layer()]]))
-        lost = row()[1]
-        lost.append(index)
+        path, lost = row()
+        just_beyond = widths.get(path, 0)
+        lost.append(data.draw(st.sampled_from([just_beyond, just_beyond, -1, -(2**70), 2**63])))
         if data.draw(st.booleans()):
             lost.sort()
+
+    def one_side() -> None:
+        """One channel more on one side of a balance, in every layer that makes it."""
+        balance = data.draw(st.sampled_from(graph.balances))
+        side = data.draw(st.sampled_from(balance.parts))
+        take(int(side[data.draw(st.integers(0, 999)) % side.size]))
+
+    def every_channel() -> None:
+        path = layer()
+        made = {axis.module: axis.units.ravel() for axis in graph.out_axes}
+        for unit in made[path]:
+            take(int(unit))
 
     def move() -> None:
         lost = row()[1]
         if len(lost) > 1:
             add(layer(), lost.pop())
 
+    def take(unit: int) -> None:
+        """All channels of one unit, as an able editor does."""
+        for axis in graph.out_axes:
+            for i in np.flatnonzero(axis.units.ravel() == unit):
+                add(axis.module, int(i))
+
     def whole_unit() -> None:
-        """Take away all channels of one unit: what an able editor does."""
-        path, index = layer(), data.draw(st.integers(0, 999))
-        made = {axis.module: axis.units.ravel() for axis in graph.out_axes}
-        unit = made[path][index % widths[path]]
-        for other, units in made.items():
-            for i in np.flatnonzero(units == unit):
-                add(other, int(i))
+        take(data.draw(st.integers(0, graph.n_units - 1)))
 
     changes: dict[str, Callable[[], Any]] = {
         "drop": drop,
@@ -163,6 +175,9 @@ def edit(data: st.DataObject, graph: ChannelGraph, rows: Rows) -> None:
         "odd": odd,
         "move": move,
         "whole unit": whole_unit,
+        "what must stay": lambda: take(data.draw(st.sampled_from(sorted(graph.frozen)))),
+        "one side": one_side,
+        "every channel": every_channel,
         "empty": lambda: row()[1].clear(),
         "twice": lambda: rows.append((row()[0], list(row()[1]))),
         "shuffle": lambda: row()[1].reverse(),
