@@ -81,8 +81,10 @@ def show_plan(
     for path in files:
         show_line(f"wrote {path}")
     if files:
-        split = " --split-routes" if options.split_routes else ""
-        show_line(f"next: yoloprune slim {source.model}{split} --plan {files[0]}")
+        also = " --split-routes" if options.split_routes else ""
+        if source.weights is not None and source.weights.stem != source.model.stem:
+            also = f" --weights {source.weights}{also}"
+        show_line(f"next: yoloprune slim {source.model}{also} --plan {files[0]}")
     else:
         show_line("nothing was written; with -o DIR the plan would be, for --plan to carry out")
     write_json(json_file, _record(source, decision, found, warnings, files, watch.seconds))
