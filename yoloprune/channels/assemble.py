@@ -10,6 +10,7 @@ from torch import nn
 
 from yoloprune.channels.graph import (
     ChannelGraph,
+    Flow,
     Group,
     IntArray,
     IntField,
@@ -68,7 +69,21 @@ def assemble(
             Product(module=module, units=units.of(ids), macs=macs)
             for module, ids, macs in tracer.products
         ),
+        flows=tuple(_flows(tracer, model, units)),
     )
+
+
+def _flows(tracer: Tracer, model: nn.Module, units: Units) -> Iterator[Flow]:
+    """Lines of channels through each module that the first pass called."""
+
+    def lines(tensors: Iterable[IdArray]) -> tuple[IntArray, ...]:
+        varying = ((ids, tracer.ids.varying(ids)) for ids in tensors)
+        return tuple(units.of(line(ids, axes[0])) for ids, axes in varying if len(axes) == 1)
+
+    for path, _ in model.named_modules():
+        if path in tracer.flows:
+            entered, left = tracer.flows[path]
+            yield Flow(module=path, entered=lines(entered), left=lines(left))
 
 
 def _field_order(found: tuple[str, str, int | None]) -> tuple[str, str, int]:

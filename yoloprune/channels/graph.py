@@ -104,6 +104,22 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """The channels that a module reads and writes in evaluation, in the last call of it.
+
+    Attributes:
+        module: its path; empty for the model itself.
+        entered: int64 ``[n]`` of each tensor that enters it with channels along one axis: their
+            units, -1 for a channel that is of no layer.
+        left: of each tensor that leaves it.
+    """
+
+    module: str
+    entered: tuple[IntArray, ...]
+    left: tuple[IntArray, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelGraph:
     """The channel dependencies of one model.
 
@@ -124,6 +140,7 @@ class ChannelGraph:
             module hands on beside its results; their channels may be pruned, so they are no
             results to compare.
         products: matrix products of activations in evaluation, in the order of the pass.
+        flows: what passes through each module, in the order of the modules.
     """
 
     n_units: int
@@ -138,6 +155,7 @@ class ChannelGraph:
     input_shape: tuple[int, ...] = (1, 3, 64, 64)
     carried_outputs: tuple[int, ...] = ()
     products: tuple[Product, ...] = ()
+    flows: tuple[Flow, ...] = ()
 
     @property
     def prunable(self) -> BoolArray:

@@ -113,6 +113,7 @@ def _watch(
             f"{tracer.where}: the forward pass fails while it is traced, got {exc!r}."
         ) from exc
     carried = _freeze_outputs(tracer, hooks, output)
+    tracer.note_flows()
     to_training(skeleton)
     try:
         output = _run(tracer, skeleton, example)

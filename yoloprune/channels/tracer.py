@@ -46,6 +46,7 @@ class Tracer:
         place: paths of the modules that are running, innermost last.
         entered: path of each module → ids of what entered it last.
         left: path of each module → ids of what left it last.
+        flows: ``entered`` and ``left`` as they were after the first pass.
         products: matrix products of the first pass: module, line of channels, multiply-adds.
         quiet: while true, operations are neither followed nor judged.
         shape: sizes that the running function asks for, one each axis of its result; an entry
@@ -69,6 +70,7 @@ class Tracer:
         self.whole: set[tuple[str, int | None]] = set()
         self.entered: dict[str, list[IdArray]] = {}
         self.left: dict[str, list[IdArray]] = {}
+        self.flows: dict[str, tuple[list[IdArray], list[IdArray]]] = {}
         self.products: list[tuple[str, IdArray, int]] = []
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.numel():
@@ -79,6 +81,10 @@ class Tracer:
         self.shadows = Shadows()
         self.reads.append(Reads())
         self.place = []
+
+    def note_flows(self) -> None:
+        """Keep what has entered and left each module until now."""
+        self.flows = {path: (found, self.left[path]) for path, found in self.entered.items()}
 
     @property
     def where(self) -> str:

@@ -70,7 +70,8 @@ def show_plan(
     decision = decide(model, source, options, watch)
     graph, plan = decision.graph, decision.plan
     size = count(decision.model, decision.size)
-    found = watch.run("outline", outline, decision.model, graph, plan, size)
+    clock = decision.clock
+    found = watch.run("outline", outline, decision.model, graph, plan, size, clock=clock)
     alive = alive_warning(decision.model, graph, decision.choice, plan.remove(graph))
     warnings = decision.warnings(alive, repair=options.repair)
     _show(source, decision, found)
@@ -200,6 +201,11 @@ def _totals(decision: Decision, found: Outline) -> list[Sequence[str]]:
     for key, name, before, after in sides:
         share = f"{after / before:.1%}" if before else ""
         rows.append((name, f"{before:,}", f"{after:,}", share, _asked(limits.get(key))))
+    time = limits.get("latency")
+    if time is not None:
+        met = "" if time.holds else ": not met"
+        asked = f"at most {time.asked / 1000:.3g}{met}"
+        rows.append(("ms, predicted", "", f"{time.reached / 1000:.3g}", "", asked))
     return rows
 
 

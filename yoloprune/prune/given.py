@@ -12,9 +12,11 @@ import numpy as np
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.measure.pictures import Pictures
 from yoloprune.prune.choose import Choice
+from yoloprune.prune.clock import Clock
 from yoloprune.prune.contradictions import check_layers
 from yoloprune.prune.plan import VERSION, Origin, PrunePlan, Reached
 from yoloprune.prune.score import Scores
+from yoloprune.prune.timing import LatencyRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +33,8 @@ class Decision:
         pictures: to calibrate on, if there are any.
         choice: what the plan was made from.
         plan: which channels go.
+        clock: what plans take, where time is limited.
+        latency: how a limit to it was met.
     """
 
     model: nn.Module
@@ -39,6 +43,8 @@ class Decision:
     pictures: Pictures | None
     choice: Choice
     plan: PrunePlan
+    clock: Clock | None = None
+    latency: LatencyRecord | None = None
 
     def warnings(self, alive: str | None, *, repair: bool) -> list[str]:
         """What a reader should know before the cut.

@@ -10,6 +10,7 @@ from yoloprune.prune.choose import Choice
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.selftest import SelfTest
+from yoloprune.prune.timing import LatencyRecord
 from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Made:
     free: bool
     arbitrary: bool
     warnings: list[str]
+    latency: LatencyRecord | None = None
 
 
 def story(made: Made, *, compensate: bool) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def story(made: Made, *, compensate: bool) -> dict[str, Any]:
         "compensate": compensate,
         "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
         "repair": None if made.repair is None else made.repair.to_dict(),
+        "latency": None if made.latency is None else made.latency.to_dict(),
         "warnings": made.warnings,
     }
 

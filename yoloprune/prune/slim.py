@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from yoloprune.errors import FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
 from yoloprune.measure.pictures import Pictures, find_pictures
+from yoloprune.measure.progress import progress
 from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import check_data
@@ -30,6 +31,7 @@ from yoloprune.prune.calibrate import (
     searched,
 )
 from yoloprune.prune.choose import Choice, Scope, alive_warning, check_criterion, choose_scores
+from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.given import Decision, choice_of, given_plan
@@ -43,6 +45,7 @@ from yoloprune.prune.selftest import tested_cut
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.stopwatch import Stopwatch
+from yoloprune.prune.timing import TimingOptions, clock_for, meet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +84,7 @@ class SlimOptions:
         batch: pictures a pass in latency.
         device: where to measure.
         repeats: timed passes; 0 times nothing.
+        timing: where a limit to latency is meant; needed where the budget has one.
     """
 
     budget: Budget
@@ -103,6 +107,7 @@ class SlimOptions:
     batch: int = 1
     device: str = "cpu"
     repeats: int = 30
+    timing: TimingOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,15 +207,23 @@ def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopw
     if options.plan is not None:
         plan = stages.run("plan", given_plan, options.plan, graph, origin)
         choice = choice_of(plan, graph, options.plan)
-    else:
-        costs = Costs(model, graph, count(model, size)) if options.budget.limits else None
-        planner = Planner(graph, costs)
-        choice = _chosen(model, planner, size, pictures, source, options, stages)
-        asked = options.budget
-        plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
+        return Decision(
+            model=model, graph=graph, size=size, pictures=pictures, choice=choice, plan=plan
+        )
+    clock = stages.run("profile", _clock, model, graph, options)
+    costs = Costs(model, graph, count(model, size), clock) if options.budget.limits else None
+    planner = Planner(graph, costs)
+    choice = _chosen(model, planner, size, pictures, source, options, stages)
+    latency = None
+    if clock is not None:
+        by, latency = stages.run("time", meet, model, planner, choice.scores, options.budget)
+        choice = replace(choice, budget=by)
+    asked = options.budget
+    plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
     return Decision(
-        model=model, graph=graph, size=size, pictures=pictures, choice=choice, plan=plan
-    )
+        model=model, graph=graph, size=size, pictures=pictures, choice=choice, plan=plan,
+        clock=clock, latency=latency,
+    )  # fmt: skip
 
 
 def _chosen(
@@ -233,7 +246,7 @@ def _chosen(
             device=options.device,
             log=search_log(options.out, source),
         )
-        choice = stages.run("search", searched, model, planner.graph, choice, pictures, how)
+        choice = stages.run("search", _searched, model, planner, choice, pictures, how, options)
     return choice
 
 
@@ -264,7 +277,35 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
         free=alive is None,
         arbitrary=choice.compares and are_alike(choice.scores, graph),
         warnings=warnings,
+        latency=decision.latency,
     )
+
+
+def _clock(model: nn.Module, graph: ChannelGraph, options: SlimOptions) -> Clock | None:
+    """What plans take, where time is limited."""
+    if options.budget.latency is None:
+        return None
+    if options.timing is None:
+        raise PlanError("--latency: is meant in some runtime. Say which with --runtime.")
+    with progress("latency table") as advance:
+        return clock_for(model, graph, replace(options.timing, progress=advance))
+
+
+def _searched(
+    model: nn.Module,
+    planner: Planner,
+    choice: Choice,
+    pictures: Pictures,
+    how: SearchOptions,
+    options: SlimOptions,
+) -> Choice:
+    """Shares that are searched for: at the multiply-adds where time is limited."""
+    if options.budget.latency is None:
+        return searched(model, planner.graph, choice, pictures, how)
+    assert planner.costs is not None
+    kept = kept_units(planner.graph, planner.choose(choice.scores, choice.budget))
+    at = replace(options.budget, latency=None, macs=float(max(planner.costs.macs(kept), 2)))
+    return searched(model, planner.graph, replace(choice, budget=at), pictures, how)
 
 
 def _measured(
