@@ -12,6 +12,7 @@ from yoloprune.cli import (  # each enters itself
     run,
     sensitivity,
     slim,
+    targets,
     train,
     val,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "run",
     "sensitivity",
     "slim",
+    "targets",
     "train",
     "val",
 ]

@@ -41,6 +41,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.targets import TargetOpt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,7 +116,8 @@ def slim(
     precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 8,
+    round_to: RoundOpt = None,
+    target: TargetOpt = None,
     criterion: CriterionOpt = None,
     scope: ScopeOpt = None,
     reduce: ReduceOpt = "mean",
@@ -139,10 +141,12 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
+    from yoloprune.measure.targets import rounding
+
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
     if percent is None and not any(limits.values()):
         percent = 0.5
-    floors = (min_channels, max_layer_prune, round_to)
+    floors = (min_channels, max_layer_prune, rounding(round_to, target))
     budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
     check_device(device)
     name = f"{named(model, cfg).stem}-slim"
@@ -166,6 +170,7 @@ def slim(
             sensitivity=sensitivity,
             seed=seed,
             split_routes=split_routes,
+            target=target,
             data=data,
             split=split,
             imgsz=imgsz,
@@ -238,6 +243,8 @@ _COLUMNS = (
 
 def _show(result: SlimResult) -> None:
     """Before and after, asked and reached, and where things are."""
+    from yoloprune.measure.fastpath import change_line
+
     record = result.summary
     before, after = record["before"], record["after"]
     rows = [
@@ -256,6 +263,7 @@ def _show(result: SlimResult) -> None:
         f"the cut is exact: it differs from the masked model by "
         f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
     )
+    show_line(change_line(**record["fast_path"]))
     if record["repair"] is not None:
         show_line(_repaired(record["repair"]))
     if record["search"] is not None:

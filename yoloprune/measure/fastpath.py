@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from yoloprune.measure.deployed import deployed
-from yoloprune.measure.targets import Target
+from yoloprune.measure.targets import DEFAULT, Target, find_target
 
 
 def examine(model: nn.Module, target: Target, imgsz: int | tuple[int, int]) -> dict[str, Any]:
@@ -50,6 +50,42 @@ def examine(model: nn.Module, target: Target, imgsz: int | tuple[int, int]) -> d
         "exempt": [conv.layer for conv in seen.convs if conv.reads_picture],
         "avoid": avoid,
     }
+
+
+def compared(
+    before: nn.Module, after: nn.Module, target: str | None, imgsz: int | tuple[int, int]
+) -> dict[str, Any]:
+    """Both sides of a cut, each as :func:`examine` has it; ``target`` None is the default one."""
+    found = find_target(target or DEFAULT)
+    return {
+        "before": examine(before, found, imgsz),
+        "after": examine(after, found, imgsz),
+    }
+
+
+def notes(
+    model: nn.Module,
+    target: str | None,
+    imgsz: int | tuple[int, int],
+    round_to: int | None = None,
+) -> list[str]:
+    """What a user should know who named a target; nothing where none was.
+
+    Args:
+        model: about to be cut.
+        target: its name, if any.
+        imgsz: as in :func:`examine`.
+        round_to: what kept counts will be multiples of, if anything is to be said of that.
+    """
+    if target is None:
+        return []
+    found = find_target(target)
+    texts = avoid_lines(examine(model, found, imgsz))
+    if round_to is not None and found.round_to is not None and round_to % found.round_to:
+        texts.append(
+            f"{found.name}: wants multiples of {found.round_to}, --round-to {round_to} gives others"
+        )
+    return texts
 
 
 def off_line(record: Mapping[str, Any], most: int = 3) -> str:

@@ -20,6 +20,8 @@ from yoloprune.measure.convs import Rule, anything, every, multiples, nchwc
 Known = Literal["measured", "source", "documented", "reported"]
 DEFAULT = "onnxruntime"
 """The target that is counted for where none is named."""
+ROUND_TO = 8
+"""What kept counts are multiples of where neither the user nor the target says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,20 @@ def find_target(name: str) -> Target:
         f"--target: unknown, got {name!r}, expected one of "
         f"{', '.join(target.name for target in TARGETS)}. `yoloprune targets` describes them."
     )
+
+
+def rounding(asked: int | None, target: str | None) -> int:
+    """What kept counts are to be multiples of.
+
+    Args:
+        asked: by the user; goes before what the target wants.
+        target: name of one, if any.
+
+    Raises:
+        MeasureError: there is no such target.
+    """
+    wanted = None if target is None else find_target(target).round_to
+    return asked or wanted or ROUND_TO
 
 
 def _in_blocks(of: int, *, inputs: int | None = None, **rest: Any) -> Target:

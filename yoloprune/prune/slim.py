@@ -15,9 +15,11 @@ from yoloprune.darknet.split import split_routes
 from yoloprune.errors import FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
+from yoloprune.measure.fastpath import compared, notes
 from yoloprune.measure.pictures import Pictures, find_pictures
 from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
+from yoloprune.measure.targets import rounding
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
 from yoloprune.prune.alive import are_alike
@@ -74,6 +76,8 @@ class SlimOptions:
         sensitivity: file of ``yoloprune sensitivity``, whose curves set the shares.
         seed: of the search.
         split_routes: write grouped routes as convs of their own (Darknet).
+        target: name of what it will run on, to say what does not suit it; None only counts the
+            convs that leave ONNX Runtime's fast path.
         data: data set to measure on; None measures none.
         split: of the data set.
         imgsz: input size for all measurements; None is the model's own.
@@ -95,6 +99,7 @@ class SlimOptions:
     sensitivity: Path | None = None
     seed: int = 0
     split_routes: bool = False
+    target: str | None = None
     data: str | None = None
     split: str = "val"
     imgsz: int | tuple[int, int] | None = None
@@ -181,6 +186,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "imgsz": list(size),
         **account(made.plan, before, after),
         **_story(made, options),
+        "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
         "verdict": _verdict(made, before, after, files[0], options),
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
@@ -243,7 +249,8 @@ def _make(
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
     mends = pictures is not None and options.repair
-    warnings = [*choice.notes, *([alive] if alive and not mends else []), *plan.notes]
+    suits = notes(model, options.target, size, options.budget.round_to)
+    warnings = [*suits, *choice.notes, *([alive] if alive and not mends else []), *plan.notes]
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
@@ -323,6 +330,7 @@ def _verdict(
 def _check(model: nn.Module, options: SlimOptions) -> None:
     """All that can be known to fail before any work."""
     check_finite(model)
+    rounding(None, options.target)
     check_writable(options.out)
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:
