@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yoloprune.channels.trace import trace
 from yoloprune.measure.convs import Conv, multiples, nchwc
 from yoloprune.measure.deployed import KINDS, deployed
 from yoloprune.measure.fastpath import avoid_lines, change_line, examine, off_line
 from yoloprune.measure.targets import TARGETS, find_target
+from yoloprune.models.door import load
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.cut import cut_units
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.score import Scores
 
 SIZE = 16
 
@@ -151,6 +159,50 @@ def test_a_network_is_counted_as_onnxruntime_takes_it(block: int, tmp_path: Path
     both = examine(net, find_target("onnxruntime"), SIZE)
     assert [one["layer"] for one in both["off"]] == ["convs.1", "convs.3", "grouped"]
     assert both["off"][1]["reason"] == "reads 9 channels, no multiple of 4 (AVX2)"
+
+
+def cut(model: nn.Module, round_to: int) -> nn.Module:
+    """Half of the channels gone at random."""
+    graph = trace(model)
+    scores = Scores(values=np.random.default_rng(0).random(graph.n_units), criterion="random")
+    plan = Planner(graph).plan(scores, Budget(percent=0.5, min_channels=4, round_to=round_to))
+    return cut_units(model, graph, plan.remove(graph))
+
+
+@pytest.mark.parametrize(
+    ("name", "convs"),
+    [
+        ("yoloprune-demo.cfg", 20),
+        pytest.param("yolov8n.yaml", 64, marks=pytest.mark.slow),
+        pytest.param("yolov8n-seg.yaml", 77, marks=pytest.mark.slow),
+        pytest.param("yolov9t.yaml", 186, marks=pytest.mark.slow),
+    ],
+)
+def test_whole_detectors_are_counted_as_onnxruntime_takes_them(
+    name: str, convs: int, block: int, tmp_path: Path
+) -> None:
+    model, _ = load(name, scratch=True)
+    target = find_target({8: "onnxruntime-avx2", 16: "onnxruntime-avx512"}[block])
+    for round_to in (1, 8):
+        thin = cut(model.eval(), round_to)
+        record = examine(thin, target, 64)
+        ops = optimized(deployable(thin), 3, tmp_path, size=64)
+        taken = [op for op in ops if op.startswith(("Conv", "FusedConv"))]
+        assert len(taken) == record["convs"] == convs
+        assert len(taken) - len(record["off"]) == sum(op == "Conv*" for op in taken)
+        transposed = int(name.endswith("-seg.yaml"))
+        assert (len(record["off"]) > transposed) == (round_to == 1)
+
+
+def deployable(model: nn.Module) -> nn.Module:
+    """A network as it is exported."""
+    made: Any = copy.deepcopy(model)
+    if hasattr(made, "fuse"):
+        made.fuse(verbose=False)
+    for module in (made, *made.modules()):
+        if hasattr(module, "export"):
+            module.export = True
+    return made  # type: ignore[no-any-return]
 
 
 def test_blocks_are_counted_on_both_sides_but_the_picture_is_exempt() -> None:
