@@ -304,6 +304,32 @@ def parse_amount(text: str, *, of_bytes: bool = False) -> float:
     return found
 
 
+_LATENCY = re.compile(r"(?P<number>\d+\.?\d*|\.\d+)\s*(?P<unit>%|s|ms|us|µs)?", re.IGNORECASE)
+_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "µs": 1.0}
+
+
+def parse_latency(text: str) -> float:
+    """A share such as ``0.5`` or ``50%``, or a time such as ``12ms``, ``800us``, ``0.1s``.
+
+    Returns:
+        A share as a number below 1, a time as microseconds, above one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = _LATENCY.fullmatch(text.strip())
+    found, share = math.nan, False
+    if match is not None:
+        unit = (match["unit"] or "").lower()
+        share = unit in ("", "%")
+        found = float(match["number"]) * (0.01 if unit == "%" else _MICROSECONDS.get(unit, 1.0))
+    if not (0 < found < 1 if share else 1 < found < math.inf):
+        raise ValueError(
+            f"is neither a share nor a time, got {text!r}, expected one such as 0.5, 50% or 12ms."
+        )
+    return found
+
+
 def parse_time(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``3m`` or ``1.5h``.
 

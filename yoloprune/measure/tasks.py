@@ -8,17 +8,13 @@ memory and on a data set that was read here; the record says whose number each i
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from yoloprune.errors import DataError, MeasureError, first_line
@@ -32,6 +28,7 @@ from yoloprune.measure.images import input_size
 from yoloprune.measure.resolve import check_split, describe
 from yoloprune.measure.sound import check_finite
 from yoloprune.models.checkpoint import task_of
+from yoloprune.models.quiet import quiet_ultralytics
 
 COCO = "pycocotools"
 BOXES = ("detect", "segment", "pose")
@@ -180,7 +177,7 @@ def _stock(
     device = device_of(model) if options.device is None else find_device(options.device)
     with (
         tempfile.TemporaryDirectory() as folder,
-        _silent(),
+        quiet_ultralytics(),
         only_what_was_handed(),
     ):
         handed = handed_over(data, Path(folder), task=task)
@@ -223,17 +220,3 @@ def _validator(task: str) -> Any:
         "obb": yolo.obb.OBBValidator,
         "classify": yolo.classify.ClassificationValidator,
     }[task]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep Ultralytics' tables and bars off the terminal; its warnings go to the log."""
-    from ultralytics.utils import LOGGER
-
-    level = LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), torch.inference_mode(False):
-            yield
-    finally:
-        LOGGER.setLevel(level)

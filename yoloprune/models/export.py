@@ -134,6 +134,20 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
     )
 
 
+def export_file(model: nn.Module, file: Path, options: ExportOptions) -> Path:
+    """Export a detector beside ``file``, unchecked, for what only runs it.
+
+    Args:
+        model: either family. Not modified.
+        file: a path as that of its checkpoint, which names the result and need not exist.
+        options: how; ``out`` is not looked at.
+
+    Raises:
+        ExportError: the export failed.
+    """
+    return _export(model, file, options)[1]
+
+
 def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, Path]:
     from ultralytics.engine.exporter import Exporter
 

@@ -11,7 +11,12 @@ from yoloprune.errors import PlanError
 Precision = Literal["fp32", "fp16", "int8"]
 """How numbers are kept: in 4 bytes each, in 2, or in 1 for weights and in 4 for the rest."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-LIMITS = {"macs": "multiply-adds", "params": "parameters", "bytes": "bytes"}
+LIMITS = {
+    "macs": "multiply-adds",
+    "params": "parameters",
+    "bytes": "bytes",
+    "latency": "microseconds",
+}
 """Flag of what may have a limit → its name."""
 
 
@@ -26,6 +31,8 @@ class Budget:
         params: parameters, in the same way.
         bytes: of parameters and BatchNorm statistics, in the same way.
         precision: that ``bytes`` are counted in.
+        latency: time of a pass, in the same way, amounts in microseconds; what it is measured in
+            is no part of a budget.
         min_channels: every layer keeps at least so many channels (a narrower layer keeps all).
         max_layer_prune: no layer loses more than this share of its channels, in (0, 1].
         round_to: kept counts become multiples of this; what was no multiple may stay whole.
@@ -39,6 +46,7 @@ class Budget:
     params: float | None = None
     bytes: float | None = None
     precision: Precision = "fp32"
+    latency: float | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
     round_to: int = 1
@@ -46,7 +54,9 @@ class Budget:
     def __post_init__(self) -> None:
         """Check every range."""
         if self.percent is None and not self.limits:
-            raise PlanError("budget: is empty. Give --percent, --macs, --params or --bytes.")
+            raise PlanError(
+                "budget: is empty. Give --percent, --macs, --params, --bytes or --latency."
+            )
         if self.percent is not None and not (is_number(self.percent) and 0 < self.percent < 1):
             raise PlanError(f"--percent: must be above 0 and below 1, got {self.percent}.")
         for name, limit in self.limits.items():
@@ -77,10 +87,15 @@ class Budget:
         """In words."""
         parts = [] if self.percent is None else [f"{self.percent:.1%} of the channels gone"]
         for name, limit in self.limits.items():
-            what = f"{self.precision} bytes" if name == "bytes" else LIMITS[name]
-            most = f"{limit:.1%} of the {what}" if limit < 1 else f"{limit:,.0f} {what}"
-            parts.append(f"at most {most}")
+            parts.append(f"at most {self._most(name, limit)}")
         return ", ".join(parts)
+
+    def _most(self, name: str, limit: float) -> str:
+        """A limit in words."""
+        if name == "latency":
+            return f"{limit:.1%} of the latency" if limit < 1 else f"{limit / 1000:.4g} ms"
+        what = f"{self.precision} bytes" if name == "bytes" else LIMITS[name]
+        return f"{limit:.1%} of the {what}" if limit < 1 else f"{limit:,.0f} {what}"
 
 
 def is_number(value: object) -> bool:

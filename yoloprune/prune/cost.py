@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray, TensorAxis
+from yoloprune.errors import PlanError
 from yoloprune.measure.size import Size
 from yoloprune.prune.budget import PRECISIONS, Budget, Precision
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from yoloprune.prune.clock import Clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,22 +70,26 @@ class Costs:
     Attributes:
         full: of the network without a cut.
         outside: multiply-adds of no layer with weights.
+        clock: what plans take in time, where that is known.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, size: Size) -> None:
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, size: Size, clock: Clock | None = None
+    ) -> None:
         """Sort what there is by the units that it depends on.
 
         Args:
             model: the traced network.
             graph: its channels.
             size: of it, layer by layer.
+            clock: that tells what plans take in time; needed where a budget limits that.
         """
         from yoloprune.prune.patches import LAYERS
 
         axes: dict[str, list[TensorAxis]] = defaultdict(list)
         for axis in graph.axes:
             axes[axis.tensor].append(axis)
-        self._n = graph.n_units
+        self._n, self.clock = graph.n_units, clock
         self._params, self._buffers, self._weights = list[_Part](), list[_Part](), list[_Part]()
         for name, tensor in model.named_parameters():
             part = _tensor(tensor.shape, axes.get(name, ()))
@@ -151,11 +158,22 @@ class Costs:
         )
 
     def limited(self, kept: BoolArray, budget: Budget) -> dict[str, int]:
-        """What a budget sets limits to, by its flag: ``macs``, ``params``, ``bytes``."""
+        """What a budget sets limits to, by its flag: ``macs``, ``params``, ``bytes``, ``latency``.
+
+        Raises:
+            PlanError: time is limited, and no table tells what plans take.
+        """
 
         def one(name: str) -> int:
             if name == "bytes":
                 return self.bytes(kept, budget.precision)
+            if name == "latency":
+                if self.clock is None:
+                    raise PlanError(
+                        "--latency: what plans take is not known here. `yoloprune profile` "
+                        "measures it."
+                    )
+                return round(1000 * self.clock.ms(kept))
             return self.macs(kept) if name == "macs" else self.params(kept)
 
         return {name: one(name) for name in budget.limits}

@@ -18,9 +18,11 @@ from yoloprune.files import write_bytes
 from yoloprune.prune.budget import LIMITS, Budget, is_number
 from yoloprune.texts import read_text
 
-VERSION = 2
-READS = (1, 2)
-"""Versions of the JSON form; 1 knew budgets in percent only."""
+VERSION = 3
+READS = (1, 2, 3)
+"""Versions of the JSON form; 1 knew budgets in percent only, 2 none of latency."""
+_SINCE = {"macs": 2, "params": 2, "bytes": 2, "latency": 3}
+"""Limit of a budget → version that first knew it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,7 @@ def _parse(text: str, where: str) -> PrunePlan:
     root = _Fields(data, where, "")
     version = root.integer("version")
     if version not in READS:
-        known = " and ".join(map(str, READS))
+        known = ", ".join(map(str, READS))
         raise PlanError(
             f"{where}: version: this yoloprune reads {known}, got {version}. Make the plan again."
         )
@@ -175,7 +177,7 @@ def _parse_origin(fields: _Fields) -> Origin:
 def _parse_budget(fields: _Fields, version: int) -> Budget:
     values: dict[str, Any] = {
         name: None if fields.value(name) is None else fields.number(name)
-        for name in ("percent", *(LIMITS if version > 1 else ()))
+        for name in ("percent", *(name for name in LIMITS if version >= _SINCE[name]))
     }
     if version > 1:
         values["precision"] = fields.text("precision")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
 from yoloprune.measure.fastpath import compared, notes
 from yoloprune.measure.pictures import Pictures, find_pictures
+from yoloprune.measure.progress import progress
 from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.targets import rounding
@@ -34,6 +35,7 @@ from yoloprune.prune.calibrate import (
     searched,
 )
 from yoloprune.prune.choose import Choice, Scope, alive_warning, check_criterion, choose_scores
+from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.plan import Origin, PrunePlan
@@ -44,6 +46,7 @@ from yoloprune.prune.search import SearchOptions
 from yoloprune.prune.selftest import SelfTest, tested_cut
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality
+from yoloprune.prune.timing import LatencyRecord, TimingOptions, clock_for, meet
 from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
@@ -84,6 +87,7 @@ class SlimOptions:
         batch: pictures a pass in latency.
         device: where to measure.
         repeats: timed passes; 0 times nothing.
+        timing: where a limit to latency is meant; needed where the budget has one.
     """
 
     budget: Budget
@@ -106,6 +110,7 @@ class SlimOptions:
     batch: int = 1
     device: str = "cpu"
     repeats: int = 30
+    timing: TimingOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +225,7 @@ class _Made:
     free: bool
     arbitrary: bool
     warnings: list[str]
+    latency: LatencyRecord | None = None
 
 
 def _make(
@@ -232,7 +238,8 @@ def _make(
 ) -> _Made:
     """Trace, choose, cut, test, repair."""
     graph = stages.run("trace", trace, model)
-    costs = Costs(model, graph, count(model, size)) if options.budget.limits else None
+    clock = stages.run("profile", _clock, model, graph, options)
+    costs = Costs(model, graph, count(model, size), clock) if options.budget.limits else None
     planner = Planner(graph, costs)
     choice = stages.run("score", _scored, model, planner, size, pictures, options)
     if options.sensitivity is not None:
@@ -244,7 +251,11 @@ def _make(
             device=options.device,
             log=search_log(options.out, source),
         )
-        choice = stages.run("search", searched, model, graph, choice, pictures, how)
+        choice = stages.run("search", _searched, model, planner, choice, pictures, how, options)
+    latency: LatencyRecord | None = None
+    if clock is not None:
+        by, latency = stages.run("time", meet, model, planner, choice.scores, options.budget)
+        choice = replace(choice, budget=by)
     plan: PrunePlan = stages.run("plan", _planned, planner, choice, source, options)
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
@@ -271,7 +282,35 @@ def _make(
         free=alive is None,
         arbitrary=choice.compares and are_alike(choice.scores, graph),
         warnings=warnings,
+        latency=latency,
     )
+
+
+def _clock(model: nn.Module, graph: ChannelGraph, options: SlimOptions) -> Clock | None:
+    """What plans take, where time is limited."""
+    if options.budget.latency is None:
+        return None
+    if options.timing is None:
+        raise PlanError("--latency: is meant in some runtime. Say which with --runtime.")
+    with progress("latency table") as advance:
+        return clock_for(model, graph, replace(options.timing, progress=advance))
+
+
+def _searched(
+    model: nn.Module,
+    planner: Planner,
+    choice: Choice,
+    pictures: Pictures,
+    how: SearchOptions,
+    options: SlimOptions,
+) -> Choice:
+    """Shares that are searched for: at the multiply-adds where time is limited."""
+    if options.budget.latency is None:
+        return searched(model, planner.graph, choice, pictures, how)
+    assert planner.costs is not None
+    kept = kept_units(planner.graph, planner.choose(choice.scores, choice.budget))
+    at = replace(options.budget, latency=None, macs=float(max(planner.costs.macs(kept), 2)))
+    return searched(model, planner.graph, replace(choice, budget=at), pictures, how)
 
 
 def _measured(
@@ -306,6 +345,7 @@ def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
         "compensate": options.compensate,
         "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
         "repair": None if made.repair is None else made.repair.to_dict(),
+        "latency": None if made.latency is None else made.latency.to_dict(),
         "warnings": made.warnings,
     }
 
