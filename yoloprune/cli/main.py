@@ -14,6 +14,7 @@ from yoloprune.cli import (  # each enters itself
     run,
     sensitivity,
     slim,
+    targets,
     train,
     val,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "run",
     "sensitivity",
     "slim",
+    "targets",
     "train",
     "val",
 ]

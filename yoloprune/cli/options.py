@@ -59,7 +59,10 @@ PrecisionOpt = Annotated[
 ]
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
 MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
-RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
+RoundOpt = Annotated[
+    int | None,
+    typer.Option(help="Keep multiples of this, rounded up; 8, or what --target wants, if not."),
+]
 SettingsOpt = Annotated[
     list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
 ]

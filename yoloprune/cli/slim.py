@@ -43,6 +43,7 @@ from yoloprune.cli.options import (
 )
 from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.targets import TargetOpt
 from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def slim(
     latency_table: TableOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 8,
+    round_to: RoundOpt = None,
+    target: TargetOpt = None,
     criterion: CriterionOpt = None,
     scope: ScopeOpt = None,
     reduce: ReduceOpt = "mean",
@@ -149,12 +151,14 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
+    from yoloprune.measure.targets import rounding
+
     if plan is not None:
         check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
     if percent is None and not any(limits.values()):
         percent = 0.5
-    floors = (min_channels, max_layer_prune, round_to)
+    floors = (min_channels, max_layer_prune, rounding(round_to, target))
     budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
     check_device(device)
     stem = named(model, cfg).stem
@@ -186,6 +190,7 @@ def slim(
             seed=seed,
             plan=plan,
             split_routes=split_routes,
+            target=target,
             data=data,
             split=split,
             imgsz=imgsz,
@@ -194,7 +199,7 @@ def slim(
             timing=timing_of(
                 latency, runtime, latency_table, device=device, threads=threads,
                 size=input_size_of(loaded, imgsz), batch=batch, model=source.model.name,
-                round_to=round_to,
+                round_to=budget.round_to,
             ),
         )  # fmt: skip
         if dry_run:
@@ -266,6 +271,8 @@ _COLUMNS = (
 
 def _show(result: SlimResult) -> None:
     """Before and after, asked and reached, and where things are."""
+    from yoloprune.measure.fastpath import change_line
+
     record = result.summary
     before, after = record["before"], record["after"]
     rows = [
@@ -285,6 +292,7 @@ def _show(result: SlimResult) -> None:
         f"the cut is exact: it differs from the masked model by "
         f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
     )
+    show_line(change_line(**record["fast_path"]))
     if record["repair"] is not None:
         show_line(_repaired(record["repair"]))
     if record["search"] is not None:

@@ -39,6 +39,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import show_line
+from yoloprune.cli.targets import TargetOpt, warn_of_ops
 from yoloprune.errors import TrainError
 from yoloprune.files import check_writable
 
@@ -162,7 +163,8 @@ def train(
     precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 8,
+    round_to: RoundOpt = None,
+    target: TargetOpt = None,
     importance: ImportanceOpt = None,
     until: UntilOpt = 0.7,
     strength: StrengthOpt = 0.0,
@@ -183,6 +185,7 @@ def train(
     debug: DebugOpt = False,
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
+    from yoloprune.measure.targets import rounding
     from yoloprune.train.options import parse_settings
 
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
@@ -190,7 +193,7 @@ def train(
     method = sparsity or ("auto" if limited or percent is not None else "none")
     budget = budget_of(
         0.5 if percent is None and not limited else percent, limits, precision,
-        (min_channels, max_layer_prune, round_to), file=model or cfg or "",
+        (min_channels, max_layer_prune, rounding(round_to, target)), file=model or cfg or "",
     )  # fmt: skip
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {
@@ -204,6 +207,7 @@ def train(
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
+        warn_of_ops(loaded, target, imgsz)
         asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
         _carry_out(loaded, source, folder, asked, imgsz, json_file)
     if is_first():

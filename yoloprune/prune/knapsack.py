@@ -22,6 +22,7 @@ import numpy as np
 from yoloprune.channels.graph import BoolArray, IntArray
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.bundles import mask
+from yoloprune.prune.choose import Choice
 from yoloprune.prune.clock import FloatArray
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
@@ -46,6 +47,13 @@ class _Width:
 
     remove: IntArray
     loss: float
+
+
+def shared_out(planner: Planner, choice: Choice, budget: Budget) -> Scores:
+    """Scores of a choice for a budget: by the knapsack where it has curves, and there is a limit."""
+    if choice.curves and budget.limits:
+        return knapsack(planner, choice.scores, budget)
+    return choice.scores
 
 
 def knapsack(planner: Planner, scores: Scores, budget: Budget) -> Scores:

@@ -13,10 +13,12 @@ from yoloprune.darknet.split import split_routes
 from yoloprune.errors import FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.environment import environment
+from yoloprune.measure.fastpath import compared, notes
 from yoloprune.measure.pictures import Pictures, find_pictures
 from yoloprune.measure.progress import progress
 from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
+from yoloprune.measure.targets import rounding
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
 from yoloprune.prune.alive import are_alike
@@ -35,7 +37,7 @@ from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.given import Decision, choice_of, given_plan
-from yoloprune.prune.knapsack import knapsack
+from yoloprune.prune.knapsack import shared_out
 from yoloprune.prune.made import Made, story, verdict
 from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
@@ -79,6 +81,8 @@ class SlimOptions:
         seed: of the search.
         plan: file of a plan that is carried out as it is; nothing is chosen then.
         split_routes: write grouped routes as convs of their own (Darknet).
+        target: name of what it will run on, to say what does not suit it; None only counts the
+            convs that leave ONNX Runtime's fast path.
         data: data set to measure on; None measures none.
         split: of the data set.
         imgsz: input size for all measurements; None is the model's own.
@@ -102,6 +106,7 @@ class SlimOptions:
     seed: int = 0
     plan: Path | None = None
     split_routes: bool = False
+    target: str | None = None
     data: str | None = None
     split: str = "val"
     imgsz: int | tuple[int, int] | None = None
@@ -161,6 +166,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "imgsz": list(size),
         **account(made.plan, before, after),
         **story(made, compensate=options.compensate),
+        "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
         "verdict": verdict(made, before, after, files[0], options.data),
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
@@ -218,10 +224,10 @@ def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopw
     latency = None
     if clock is not None:
         by, latency = stages.run(
-            "time", meet, model, planner, lambda b: _shared(planner, choice, b), options.budget
+            "time", meet, model, planner, lambda b: shared_out(planner, choice, b), options.budget
         )
         choice = replace(choice, budget=by)
-    choice = replace(choice, scores=stages.run("share", _shared, planner, choice, choice.budget))
+    choice = replace(choice, scores=stages.run("share", shared_out, planner, choice, choice.budget))
     asked = options.budget
     plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
     return Decision(
@@ -254,20 +260,14 @@ def _chosen(
     return choice
 
 
-def _shared(planner: Planner, choice: Choice, budget: Budget) -> Scores:
-    """Scores for a budget: under a limit, shares by what parts lose against what they cost."""
-    if choice.curves and budget.limits:
-        return knapsack(planner, choice.scores, budget)
-    return choice.scores
-
-
 def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
     """Cut, test, repair."""
     model, graph, pictures = decision.model, decision.graph, decision.pictures
     choice, plan = decision.choice, decision.plan
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
-    warnings = decision.warnings(alive, repair=options.repair)
+    suits = notes(model, options.target, decision.size, options.budget.round_to)
+    warnings = [*suits, *decision.warnings(alive, repair=options.repair)]
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
@@ -344,6 +344,7 @@ def _measured(
 def _check(model: nn.Module, options: SlimOptions) -> None:
     """All that can be known to fail before any work."""
     check_finite(model)
+    rounding(None, options.target)
     check_writable(options.out)
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:

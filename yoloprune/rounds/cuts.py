@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from yoloprune.errors import YoloPruneError
+from yoloprune.measure.targets import rounding
 from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.choose import Scope
 from yoloprune.prune.own import known_criteria
@@ -50,7 +51,9 @@ class SlimSection(Section):
         macs, params, bytes: limits, of which all hold after the last round: shares of the dense
             network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
         precision: that ``bytes`` are counted in; as the model's file keeps them if not.
-        min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
+        min_channels, max_layer_prune: as in ``Budget``, of each cut.
+        round_to: likewise; what the target wants, or 8, if not.
+        target: what the network will run on, by a name of the table.
         criterion: what ranks the channels, by a name of the table or of an entry point.
         scope: over what they are compared.
         reduce: how tied channels make one score.
@@ -68,7 +71,8 @@ class SlimSection(Section):
     precision: Precision | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
-    round_to: int = 8
+    round_to: int | None = None
+    target: str | None = None
     criterion: str | None = None
     scope: Scope | None = None
     reduce: Reduce = "mean"
@@ -103,6 +107,13 @@ class SlimSection(Section):
             why = ". Modules are imported for --criterion on the command line only"
         expected = ", ".join(known_criteria())
         raise ValueError(f"got {cut(repr(name), 60)}, expected one of {expected}{why}")
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, name: str | None) -> str | None:
+        with as_value_error():
+            rounding(None, name)
+        return name
 
     @field_validator("macs", "params", "bytes")
     @classmethod
@@ -141,5 +152,5 @@ class SlimSection(Section):
             precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
-            round_to=self.round_to,
+            round_to=rounding(self.round_to, self.target),
         )
