@@ -50,7 +50,7 @@ class _Width:
 
 
 def shared_out(planner: Planner, choice: Choice, budget: Budget) -> Scores:
-    """Scores of a choice for a budget: by the knapsack where it has curves, and there is a limit."""
+    """Scores for a budget: by the knapsack where a choice has curves, and there is a limit."""
     if choice.curves and budget.limits:
         return knapsack(planner, choice.scores, budget)
     return choice.scores
