@@ -7,6 +7,7 @@ import json
 import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -150,7 +151,8 @@ def _onnx_file(model: nn.Module, options: RuntimeOptions, folder: Path) -> Path:
         out=folder, imgsz=options.imgsz, batch=options.batch, extra={"simplify": False},
         half=options.precision == "fp16" and options.runtime == "onnxruntime",
     )  # fmt: skip
-    with quiet_ultralytics():
+    with quiet_ultralytics(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, on its own old exporter
         return export_file(model, folder / "model.pt", how)
 
 

@@ -129,6 +129,7 @@ class Reader:
 
     Attributes:
         paths: of the modules, in the order of rows.
+        heavy: bool ``[modules]``: those with weights that make channels.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
@@ -139,14 +140,14 @@ class Reader:
             if axis.tensor.endswith(".weight")
         }
         self.paths = tuple(flow.module for flow in graph.flows)
-        self._heavy = np.array([(path, "out") in weights for path in self.paths], dtype=bool)
+        self.heavy = np.array([(path, "out") in weights for path in self.paths], dtype=bool)
         self._read = _Counts(_one(flow.entered) for flow in graph.flows)
         self._written = _Counts(_one(flow.left) for flow in graph.flows)
         nothing = np.zeros(0, dtype=np.int64)
         self._out = _Counts(weights.get((path, "out"), nothing) for path in self.paths)
         self._in = _Counts(
             weights.get((f.module, "in"), _one(f.entered) if heavy else nothing)
-            for f, heavy in zip(graph.flows, self._heavy, strict=True)
+            for f, heavy in zip(graph.flows, self.heavy, strict=True)
         )
 
     def features(self, kept: BoolArray) -> FloatArray:
@@ -154,7 +155,7 @@ class Reader:
         kept = np.append(kept, True)  # which stands for no unit
         columns = [np.ones(len(self.paths)), self._read.of(kept), self._written.of(kept)]
         into, out = self._in.of(kept), self._out.of(kept)
-        into = np.maximum(into, self._heavy)  # a picture has channels, too
+        into = np.maximum(into, self.heavy)  # a picture has channels, too
         for block in BLOCKS:
             columns.append(_whole(into, block) * _whole(out, block))
         return np.stack(columns, axis=1).astype(np.float64)

@@ -8,7 +8,7 @@ share is what the runtime's own profile says of it while they do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,7 @@ def profile(model: nn.Module, graph: ChannelGraph, options: ProfileOptions) -> L
     reader = Reader(graph)
     features = np.stack([reader.features(k) for k in kept])
     totals = np.array(times.usual)
-    shares = spent(reader.paths, nodes, totals)
+    shares = spent(homes(reader.paths, reader.heavy), nodes, totals)
     costs = Costs(model, graph, count(model, options.runtime.imgsz))
     unseen = foretold(features, shares, totals)
     factors = fitted(features, shares, totals)
@@ -139,17 +139,42 @@ def ladder(graph: ChannelGraph, options: ProfileOptions) -> list[BoolArray]:
     return found
 
 
-def spent(paths: Sequence[str], nodes: Sequence[Nodes], totals: FloatArray) -> FloatArray:
+def homes(paths: Sequence[str], heavy: BoolArray) -> dict[str, int]:
+    """Module → number of the one that its time is booked on.
+
+    Runtimes fuse a convolution with what follows it, under the name of the one or the other. So
+    a module without weights stands with the one with weights that its block is built around,
+    where there is only one.
+    """
+    inside: dict[str, list[int]] = {path: [] for path in paths}
+    for i, path in enumerate(paths):
+        block = path if heavy[i] else ""
+        while block:
+            if block in inside:
+                inside[block].append(i)
+            block = block.rpartition(".")[0]
+    found = {}
+    for i, path in enumerate(paths):
+        own, around = inside[path], inside.get(path.rpartition(".")[0], [])
+        found[path] = own[0] if len(own) == 1 else around[0] if len(around) == 1 and not own else i
+    return found
+
+
+def spent(known: Mapping[str, int], nodes: Sequence[Nodes], totals: FloatArray) -> FloatArray:
     """Milliseconds of each module in each network: float64 ``[networks, modules]``.
 
     A node belongs to the innermost module that its name leads to. What the profile costs itself
     goes: each network's modules add up to what it takes unwatched.
 
+    Args:
+        known: module → number of the one that its time is booked on.
+        nodes: of each network.
+        totals: milliseconds of each network.
+
     Raises:
         MeasureError: a runtime told nothing.
     """
-    known = {path: i for i, path in enumerate(paths)}
-    found = np.zeros((len(nodes), len(paths)))
+    found = np.zeros((len(nodes), len(known)))
     for row, times in zip(found, nodes, strict=True):
         for name, ms in times.items():
             row[known[innermost(name, known)]] += ms
