@@ -60,6 +60,14 @@ PrecisionOpt = Annotated[
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
 MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
 RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
+RatiosOpt = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML with shares of single layers, by name or glob: `backbone.*: 0.3`, "
+        "`model.4.*: {min: 0.1, max: 0.5}`, `head.*: 0`. The rest meets the budget, if one is set.",
+    ),
+]
 SettingsOpt = Annotated[
     list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
 ]
@@ -95,6 +103,7 @@ def budget_of(
     floors: tuple[int, float, int],
     *,
     file: str | Path = "",
+    ratios: Path | None = None,
 ) -> Budget:
     """What the flags of a cut ask for.
 
@@ -104,12 +113,14 @@ def budget_of(
         precision: of the last.
         floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
         file: the model's, which says how it keeps numbers where ``precision`` does not.
+        ratios: file of shares of single layers.
 
     Raises:
         PlanError: a value is no number, or out of its range.
     """
     from yoloprune.errors import PlanError
     from yoloprune.prune.budget import Budget
+    from yoloprune.prune.ratios import read_ratios
     from yoloprune.texts import parse_amount
 
     if precision is not None and limits.get("bytes") is None:
@@ -127,6 +138,7 @@ def budget_of(
         min_channels=floors[0],
         max_layer_prune=floors[1],
         round_to=floors[2],
+        ratios=() if ratios is None else read_ratios(ratios),
     )
 
 

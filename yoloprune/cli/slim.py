@@ -26,6 +26,7 @@ from yoloprune.cli.options import (
     ParamsOpt,
     PercentOpt,
     PrecisionOpt,
+    RatiosOpt,
     RoundOpt,
     SeedOpt,
     SplitOpt,
@@ -113,6 +114,7 @@ def slim(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    ratios: RatiosOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 8,
@@ -140,10 +142,10 @@ def slim(
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
-    if percent is None and not any(limits.values()):
+    if percent is None and ratios is None and not any(limits.values()):
         percent = 0.5
     floors = (min_channels, max_layer_prune, round_to)
-    budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
+    budget = budget_of(percent, limits, precision, floors, file=named(model, cfg), ratios=ratios)
     check_device(device)
     name = f"{named(model, cfg).stem}-slim"
     with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:

@@ -47,13 +47,23 @@ class Bundles:
 
     Attributes:
         of_unit: int64 ``[n_units]``: rank of the unit's bundle, -1 where it must stay.
-        score: float64 ``[bundles]``, ascending.
+        score: float64 ``[bundles]``, ascending but for the first.
         channels: int64 ``[bundles]``.
+        first: how many of them go before all others, whatever their score.
     """
 
     of_unit: IntArray
     score: FloatArray
     channels: IntArray
+    first: int = 0
+
+    def led_by(self, leads: BoolArray) -> Bundles:
+        """The same, but those of ``leads``, bool ``[bundles]``, go first; else as before."""
+        order = np.argsort(~leads, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(order.size)
+        of_unit = np.where(self.of_unit < 0, -1, rank[self.of_unit])
+        return Bundles(of_unit, self.score[order], self.channels[order], int(leads.sum()))
 
     def count(self, counts: Counts) -> Entries:
         """How many channels of each counted set each bundle takes."""

@@ -22,6 +22,7 @@ from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of, save
 from yoloprune.prune.alive import are_alike
+from yoloprune.prune.areas import with_areas
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (
     calibration,
@@ -235,6 +236,9 @@ def _make(
     clock = stages.run("profile", _clock, model, graph, options)
     costs = Costs(model, graph, count(model, size), clock) if options.budget.limits else None
     planner = Planner(graph, costs)
+    budget = with_areas(options.budget, model)
+    planner.bounds(budget)  # what is wrong with its ratios is said before any scoring
+    options = replace(options, budget=budget)
     choice = stages.run("score", _scored, model, planner, size, pictures, options)
     if options.sensitivity is not None:
         choice = measured_shares(choice, graph, options.sensitivity)
@@ -377,6 +381,13 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
             raise PlanError(
                 "--sensitivity: sets the shares of all parts. Leave --search and --scope out."
             )
+    shared = options.budget.percent is None and not options.budget.limits
+    if shared and (search or options.sensitivity is not None):
+        flag = "search" if search else "sensitivity"
+        raise PlanError(
+            f"--{flag}: --ratios alone sets the shares here. Add --percent or a limit, which the "
+            "other layers are to meet."
+        )
     if search and not options.repair:
         raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
     check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)

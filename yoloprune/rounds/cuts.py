@@ -137,7 +137,7 @@ class SlimSection(Section):
         """Of a cut of so much of what is there."""
         return Budget(
             percent=percent,
-            **limits,
+            **limits,  # type: ignore[arg-type]
             precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
