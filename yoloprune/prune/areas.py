@@ -72,13 +72,13 @@ def _areas(model: nn.Module) -> dict[str, tuple[str, ...]] | None:
 
 def _of_darknet(model: DarknetModel) -> dict[str, Any]:
     """Area → numbers of its layers."""
-    layers: Any = list(model.model)
-    sources = {int(layer.i): _read(layer) for layer in layers}
+    layers: list[Any] = list(model.model)
+    sources = {i: _read(layer) for i, layer in enumerate(layers)}
     readers = Counter(number for found in sources.values() for number in found)
     head: set[int] = set()
-    for layer in layers:
+    for i, layer in enumerate(layers):
         if isinstance(layer, DetectionHead):
-            at = int(layer.i)
+            at = i
             head.add(at)
             for _ in range(_BRANCH):
                 at = sources[at][0]

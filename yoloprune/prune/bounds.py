@@ -57,6 +57,7 @@ class Bounds:
             PlanError: a rule matches no layer, or those of two tied layers contradict each other.
         """
         units = {axis.module: axis.units.ravel() for axis in graph.out_axes}
+        self._groups = Counter(path for group in graph.groups for path in group.layers)
         chosen = resolve(tuple(units), rules)
         self._units = units
         self.layers: dict[str, Bound] = {
@@ -64,19 +65,28 @@ class Bounds:
         }
         _check_tied(self.layers, units)
 
-    def narrow(self, layers: list[IntArray], least: IntArray, most: IntArray) -> None:
+    def narrow(
+        self, layers: list[IntArray], least: IntArray, most: IntArray, round_to: int
+    ) -> None:
         """Bring bounds, in place, to what the rules ask; ``most`` never rises.
 
         Args:
             layers: the sets of units that have bounds, as they stand in layers.
             least: int64 ``[layers]``: channels that each must lose …
             most: … and may lose.
+            round_to: multiples that kept counts are rounded up to: where there is room, so much
+                more goes that a floor holds after it.
         """
         row = {units.tobytes(): i for i, units in enumerate(layers)}
         for path, bound in self.layers.items():
             at = row[self._units[path].tobytes()]
-            least[at] = max(least[at], bound.least)
             most[at] = min(most[at], bound.most)
+            asked = bound.least
+            if bound.rule.min:
+                step = round_to * max(self._groups[path], 1)
+                down = bound.size - (bound.size - asked) // step * step
+                asked = down if down <= most[at] else asked
+            least[at] = max(least[at], asked)
 
     def notes(self, gone: BoolArray, held_by: str) -> Iterator[str]:
         """What rules were not met, a sentence a rule.

@@ -179,7 +179,7 @@ class Planner:
         floor = np.minimum(budget.min_channels, size[layers])
         most[layers] = np.minimum(size[layers] - floor, share)
         if budget.ratios:
-            self.bounds(budget).narrow(self._layers, least, most)
+            self.bounds(budget).narrow(self._layers, least, most, budget.round_to)
         return np.minimum(least, most), most
 
     def bounds(self, budget: Budget) -> Bounds:
