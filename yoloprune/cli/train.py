@@ -26,6 +26,7 @@ from yoloprune.cli.options import (
     OverwriteOpt,
     ParamsOpt,
     PrecisionOpt,
+    RatiosOpt,
     RoundOpt,
     SeedOpt,
     SettingsOpt,
@@ -160,6 +161,7 @@ def train(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    ratios: RatiosOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = 8,
@@ -186,11 +188,11 @@ def train(
     from yoloprune.train.options import parse_settings
 
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
-    limited = any(limits.values())
+    limited = any(limits.values()) or ratios is not None
     method = sparsity or ("auto" if limited or percent is not None else "none")
     budget = budget_of(
         0.5 if percent is None and not limited else percent, limits, precision,
-        (min_channels, max_layer_prune, round_to), file=model or cfg or "",
+        (min_channels, max_layer_prune, round_to), file=model or cfg or "", ratios=ratios,
     )  # fmt: skip
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloprune.channels.graph import Balance, BoolArray, IntArray
+from yoloprune.channels.graph import Balance, BoolArray, ChannelGraph, IntArray
 from yoloprune.errors import PlanError
 from yoloprune.measure.quantiles import FloatArray
 
@@ -198,3 +198,28 @@ def mask(index: IntArray, n: int) -> BoolArray:
 def reach(running: NDArray[np.int64], target: int) -> int:
     """How many leading items bring a running sum to ``target``; all where none does."""
     return min(int(np.searchsorted(running, target)) + 1, running.size)
+
+
+def distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:
+    """The sets of units that must not run empty: layers, and what no layer stands for.
+
+    Returns:
+        The distinct unit lists of layers (``out`` axes), and those of other axes, fields and
+        single groups of a grouped convolution that do not hold a whole layer (whose own floor
+        would keep them filled).
+    """
+    layers = {axis.units.tobytes(): axis.units.ravel() for axis in graph.out_axes}
+    others: dict[bytes, IntArray] = {}
+    for units in (*(axis.units for axis in graph.axes), *(item.units for item in graph.fields)):
+        for row in np.atleast_2d(units):
+            others.setdefault(row.tobytes(), row)
+    whole = [units for units in layers.values() if units.size]
+    first = np.array([units[0] for units in whole], dtype=np.int64)
+    needed = []
+    for key, units in others.items():
+        if key in layers or not units.size:
+            continue
+        inside = mask(units, graph.n_units)
+        if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
+            needed.append(units)
+    return list(layers.values()), needed

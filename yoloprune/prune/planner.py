@@ -31,7 +31,16 @@ from yoloprune.channels.producers import remove_to_layers
 from yoloprune.errors import PlanError
 from yoloprune.prune.bounds import Bounds, forced
 from yoloprune.prune.budget import LIMITS, Budget
-from yoloprune.prune.bundles import Bundles, Counts, Entries, join, levels, mask, reach
+from yoloprune.prune.bundles import (
+    Bundles,
+    Counts,
+    Entries,
+    distinct_axes,
+    join,
+    levels,
+    mask,
+    reach,
+)
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.plan import Origin, PrunePlan, Reached
 from yoloprune.prune.ratios import Rule
@@ -70,7 +79,7 @@ class Planner:
         self._free = graph.prunable
         self._channels = graph.channels
         self._levels = levels(graph.balances)
-        self._layers, others = _distinct_axes(graph)
+        self._layers, others = distinct_axes(graph)
         self._floors = Counts.of([*self._layers, *others])
         self._rounded: dict[int, Counts] = {}
         self._bounds: dict[tuple[Rule, ...], Bounds] = {}
@@ -352,31 +361,6 @@ class Planner:
                     f"asked for at most {limit:,.0f} {LIMITS[over[0]]}, reached {over[1]:,}: the "
                     f"rest is held by {_held_by(budget)}, or frozen."
                 )
-
-
-def _distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:
-    """The sets of units that must not run empty: layers, and what no layer stands for.
-
-    Returns:
-        The distinct unit lists of layers (``out`` axes), and those of other axes, fields and
-        single groups of a grouped convolution that do not hold a whole layer (whose own floor
-        would keep them filled).
-    """
-    layers = {axis.units.tobytes(): axis.units.ravel() for axis in graph.out_axes}
-    others: dict[bytes, IntArray] = {}
-    for units in (*(axis.units for axis in graph.axes), *(item.units for item in graph.fields)):
-        for row in np.atleast_2d(units):
-            others.setdefault(row.tobytes(), row)
-    whole = [units for units in layers.values() if units.size]
-    first = np.array([units[0] for units in whole], dtype=np.int64)
-    needed = []
-    for key, units in others.items():
-        if key in layers or not units.size:
-            continue
-        inside = mask(units, graph.n_units)
-        if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
-            needed.append(units)
-    return list(layers.values()), needed
 
 
 def _held_by(budget: Budget) -> str:

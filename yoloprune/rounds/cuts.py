@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from yoloprune.errors import YoloPruneError
 from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.choose import Scope
 from yoloprune.prune.own import known_criteria
+from yoloprune.prune.ratios import parse_ratios
 from yoloprune.prune.score import CRITERIA, Reduce
 from yoloprune.prune.sighted import RECON
 from yoloprune.texts import cut, parse_amount, parse_time
@@ -50,6 +52,7 @@ class SlimSection(Section):
         macs, params, bytes: limits, of which all hold after the last round: shares of the dense
             network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
         precision: that ``bytes`` are counted in; as the model's file keeps them if not.
+        ratios: shares of single layers after the last round, as a file of ``--ratios`` has them.
         min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
         criterion: what ranks the channels, by a name of the table or of an entry point.
         scope: over what they are compared.
@@ -66,6 +69,7 @@ class SlimSection(Section):
     params: Limit = None
     bytes: Limit = None
     precision: Precision | None = None
+    ratios: dict[str | int, Any] | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
     round_to: int = 8
@@ -91,6 +95,8 @@ class SlimSection(Section):
         """Whether shares are left to be searched for."""
         known = CRITERIA.get(self.criterion or "")
         ranks = self.criterion is None or (known is not None and known.ranks)
+        if self.percent is None and not self.limits:  # ratios set all shares
+            return False
         return self.scope == "local" or (self.scope is None and ranks)
 
     @field_validator("criterion")
@@ -103,6 +109,14 @@ class SlimSection(Section):
             why = ". Modules are imported for --criterion on the command line only"
         expected = ", ".join(known_criteria())
         raise ValueError(f"got {cut(repr(name), 60)}, expected one of {expected}{why}")
+
+    @field_validator("ratios")
+    @classmethod
+    def _rules(cls, ratios: dict[str | int, Any] | None) -> dict[str | int, Any] | None:
+        if ratios is not None:
+            with as_value_error():
+                parse_ratios(ratios, "rules")
+        return ratios
 
     @field_validator("macs", "params", "bytes")
     @classmethod
@@ -132,14 +146,20 @@ class SlimSection(Section):
         return self
 
     def budget(
-        self, percent: float | None, limits: Mapping[str, float], precision: Precision
+        self,
+        percent: float | None,
+        limits: Mapping[str, float],
+        precision: Precision,
+        rounds: int = 1,
     ) -> Budget:
-        """Of a cut of so much of what is there."""
+        """Of a cut of so much of what is there, one of so many cuts of the same factor."""
+        rules = () if self.ratios is None else parse_ratios(self.ratios, "ratios")
         return Budget(
             percent=percent,
-            **limits,  # type: ignore[arg-type]
+            **limits,
             precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
             round_to=self.round_to,
+            ratios=tuple(rule.in_rounds(rounds) for rule in rules),
         )

@@ -268,7 +268,8 @@ class _Run:
         percent = recipe.percent(number)
         if percent is not None:
             percent = self.share(model, percent, self.total)
-        return recipe.slim.budget(percent, limits, recipe.precision)
+        rounds = recipe.stop.rounds
+        return recipe.slim.budget(percent, limits, recipe.precision, rounds)
 
     def share(self, model: nn.Module, percent: float, total: int) -> float:
         """What a round removes of what is there, to come to a share of the dense network."""
