@@ -6,6 +6,7 @@ import io
 import sys
 
 from yoloprune.cli import (  # each enters itself
+    diff,
     export,
     info,
     predict,
@@ -19,6 +20,7 @@ from yoloprune.cli.app import app
 
 __all__ = [
     "app",
+    "diff",
     "export",
     "info",
     "main",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.dry import dry_folder, show_plan
 from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import (
     BytesOpt,
@@ -41,6 +42,7 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
+from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ PassOpt = Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)
 
 @command
 def slim(
+    context: typer.Context,
     model: ModelArg = None,
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
@@ -128,6 +131,8 @@ def slim(
     search: SearchOpt = "0",
     sensitivity: SensitivityOpt = None,
     seed: SeedOpt = 0,
+    plan: PlanOpt = None,
+    dry_run: DryOpt = False,
     split_routes: SplitRoutesOpt = False,
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
@@ -141,14 +146,22 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
+    if plan is not None:
+        check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
     if percent is None and ratios is None and not any(limits.values()):
         percent = 0.5
     floors = (min_channels, max_layer_prune, round_to)
     budget = budget_of(percent, limits, precision, floors, file=named(model, cfg), ratios=ratios)
     check_device(device)
-    name = f"{named(model, cfg).stem}-slim"
-    with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
+    stem = named(model, cfg).stem
+    name = f"{stem}-slim"
+    place = (
+        dry_folder(out, stem, overwrite=overwrite)
+        if dry_run
+        else results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite)
+    )
+    with place as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
         from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.score import parse_reduce
@@ -167,6 +180,7 @@ def slim(
             search=seconds_of(search, "--search"),
             sensitivity=sensitivity,
             seed=seed,
+            plan=plan,
             split_routes=split_routes,
             data=data,
             split=split,
@@ -174,6 +188,9 @@ def slim(
             batch=batch,
             device=torch_name(device),
         )
+        if dry_run:
+            show_plan(loaded, source, options, json_file, keep=out is not None)
+            return
         result = _carried_out(loaded, source, options)
     _tell(result, json_file, folder)
 
@@ -249,10 +266,11 @@ def _show(result: SlimResult) -> None:
     ]
     show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
     reached = record["reached"]
+    where = f", {record['scope']}" if record["scope"] else ""  # a given plan has none
     show_line(
         f"asked: {result.plan.budget.asked}; removed {reached['channels']} of "
         f"{reached['prunable_channels']} prunable channels ({reached['percent']:.1%}, "
-        f"{reached['units']} units) by {record['criterion']}, {record['scope']}: {record['why']}"
+        f"{reached['units']} units) by {record['criterion']}{where}: {record['why']}"
     )
     show_line(
         f"the cut is exact: it differs from the masked model by "

@@ -39,7 +39,7 @@ class Choice:
 
     Attributes:
         scores: of every unit.
-        scope: over what they are compared.
+        scope: over what they are compared; None where a plan was given, and nothing is.
         why: in words, why these.
         compares: whether a score says how much its unit matters, and not only its rank.
         budget: what a planner is to be asked for.
@@ -48,7 +48,7 @@ class Choice:
     """
 
     scores: Scores
-    scope: Scope
+    scope: Scope | None
     why: str
     compares: bool
     budget: Budget

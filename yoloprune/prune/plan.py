@@ -48,7 +48,7 @@ class Reached:
         channels: conv and linear output channels removed.
         prunable_channels: how many could have been.
         units: units removed.
-        threshold: highest score among the removed; 0 where nothing is.
+        threshold: highest score among the removed; 0 where nothing is, or none was scored.
     """
 
     percent: float
@@ -277,7 +277,9 @@ class _Fields:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+    data: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in data:
+            raise ValueError(f"{key} stands twice in one object")
+        data[key] = value
     return data

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,16 +35,18 @@ from yoloprune.prune.choose import Choice, Scope, alive_warning, check_criterion
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.given import Decision, choice_of, given_plan
+from yoloprune.prune.made import Made, story, verdict
 from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Reduce, Scores
 from yoloprune.prune.search import SearchOptions
-from yoloprune.prune.selftest import SelfTest, tested_cut
+from yoloprune.prune.selftest import tested_cut
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality
+from yoloprune.prune.stopwatch import Stopwatch
 from yoloprune.prune.timing import LatencyRecord, TimingOptions, clock_for, meet
-from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class SlimOptions:
     """How to slim.
 
     Attributes:
-        budget: how much is to go, and what must stay.
+        budget: how much is to go, and what must stay; not looked at where there is a plan.
         out: folder for the model, the plan and the report.
         criterion: what ``--criterion`` takes; None for what suits the network.
         scope: ``global``, ``local`` or ``isomorphic``; None for the criterion's own.
@@ -77,6 +77,7 @@ class SlimOptions:
         search: seconds to look for better shares than even ones; 0 does not.
         sensitivity: file of ``yoloprune sensitivity``, whose curves set the shares.
         seed: of the search.
+        plan: file of a plan that is carried out as it is; nothing is chosen then.
         split_routes: write grouped routes as convs of their own (Darknet).
         data: data set to measure on; None measures none.
         split: of the data set.
@@ -99,6 +100,7 @@ class SlimOptions:
     search: float = 0.0
     sensitivity: Path | None = None
     seed: int = 0
+    plan: Path | None = None
     split_routes: bool = False
     data: str | None = None
     split: str = "val"
@@ -131,20 +133,6 @@ class SlimResult:
     repair: RepairRecord | None = None
 
 
-class _Stages:
-    """Wall time by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def run(self, name: str, stage: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Run one stage, and add up what it took."""
-        start = time.perf_counter()
-        result = stage(*args, **options)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        return result
-
-
 def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     """Trace, score, plan, cut, test, save and measure.
 
@@ -158,24 +146,10 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         PlanError: the budget cannot be met.
         CutError: the self-test found that outputs changed; nothing is written.
     """
-    _check(model, options)
-    stages = _Stages()
-    dense = model
-    if options.split_routes:
-        if not isinstance(model, DarknetModel):
-            raise FormatError("--split-routes: is for Darknet models only.")
-        model = stages.run("split", split_routes, model)
-    size = input_size_of(model, options.imgsz)
-    pictures = stages.run(
-        "pictures",
-        calibration,
-        model,
-        _source(options),
-        size,
-        options.calib_images,
-        asked=options.calib is not None,
-    )
-    made = _make(model, source, size, pictures, options, stages)
+    stages = Stopwatch()
+    decision = decide(model, source, options, stages)
+    dense, size = model, decision.size
+    made = _make(decision, options, stages)
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, made.model, options.out / stem)
     search_log(options.out, source).unlink(missing_ok=True)
@@ -186,8 +160,8 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         "model": str(source.model),
         "imgsz": list(size),
         **account(made.plan, before, after),
-        **_story(made, options),
-        "verdict": _verdict(made, before, after, files[0], options),
+        **story(made, compensate=options.compensate),
+        "verdict": verdict(made, before, after, files[0], options.data),
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
         "environment": asdict(environment(options.device)),
@@ -202,46 +176,75 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Made:
-    """A cut and repaired model, and how it came about.
+def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Decision:
+    """All up to the plan: check, trace, and choose what goes or read it.
 
-    Attributes:
-        free: whether only channels went that were switched off.
-        arbitrary: whether they were chosen by scores that hardly differ.
+    Args:
+        model: a loaded detector; not modified.
+        source: the files it came from.
+        options: how; nothing but the log of a search is written to its folder.
+        stages: told what each took.
+
+    Raises:
+        YoloPruneError: as :func:`slim`.
     """
-
-    model: nn.Module
-    graph: ChannelGraph
-    choice: Choice
-    plan: PrunePlan
-    test: SelfTest
-    repair: RepairRecord | None
-    free: bool
-    arbitrary: bool
-    warnings: list[str]
+    _check(model, options)
+    if options.split_routes:
+        if not isinstance(model, DarknetModel):
+            raise FormatError("--split-routes: is for Darknet models only.")
+        model = stages.run("split", split_routes, model)
+    size = input_size_of(model, options.imgsz)
+    pictures = stages.run(
+        "pictures",
+        calibration,
+        model,
+        _source(options),
+        size,
+        options.calib_images,
+        asked=options.calib is not None,
+    )
+    graph = stages.run("trace", trace, model)
+    origin = Origin(path=source.parameters.name, sha256=digest(source))
     latency: LatencyRecord | None = None
+    if options.plan is not None:
+        plan = stages.run("plan", given_plan, options.plan, graph, origin)
+        choice = choice_of(plan, graph, options.plan)
+    else:
+        clock = stages.run("profile", _clock, model, graph, options)
+        costs = Costs(model, graph, count(model, size), clock) if options.budget.limits else None
+        planner = Planner(graph, costs)
+        options = replace(options, budget=with_areas(options.budget, model))
+        planner.bounds(options.budget)  # what is wrong with its ratios is said before any scoring
+        choice = _chosen(model, planner, size, pictures, source, options, stages)
+        if clock is not None:
+            by, latency = stages.run("time", meet, model, planner, choice.scores, options.budget)
+            choice = replace(choice, budget=by)
+        asked = options.budget
+        plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
+    return Decision(
+        model=model,
+        graph=graph,
+        size=size,
+        pictures=pictures,
+        choice=choice,
+        plan=plan,
+        latency=latency,
+    )
 
 
-def _make(
+def _chosen(
     model: nn.Module,
-    source: Source,
+    planner: Planner,
     size: tuple[int, int],
     pictures: Pictures | None,
+    source: Source,
     options: SlimOptions,
-    stages: _Stages,
-) -> _Made:
-    """Trace, choose, cut, test, repair."""
-    graph = stages.run("trace", trace, model)
-    clock = stages.run("profile", _clock, model, graph, options)
-    costs = Costs(model, graph, count(model, size), clock) if options.budget.limits else None
-    planner = Planner(graph, costs)
-    budget = with_areas(options.budget, model)
-    planner.bounds(budget)  # what is wrong with its ratios is said before any scoring
-    options = replace(options, budget=budget)
-    choice = stages.run("score", _scored, model, planner, size, pictures, options)
+    stages: Stopwatch,
+) -> Choice:
+    """Score, by curves or a search where these are asked for."""
+    choice: Choice = stages.run("score", _scored, model, planner, size, pictures, options)
     if options.sensitivity is not None:
-        choice = measured_shares(choice, graph, options.sensitivity)
+        choice = measured_shares(choice, planner.graph, options.sensitivity)
     if options.search and pictures is not None:
         how = SearchOptions(
             seconds=options.search,
@@ -250,15 +253,16 @@ def _make(
             log=search_log(options.out, source),
         )
         choice = stages.run("search", _searched, model, planner, choice, pictures, how, options)
-    latency: LatencyRecord | None = None
-    if clock is not None:
-        by, latency = stages.run("time", meet, model, planner, choice.scores, options.budget)
-        choice = replace(choice, budget=by)
-    plan: PrunePlan = stages.run("plan", _planned, planner, choice, source, options)
+    return choice
+
+
+def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
+    """Cut, test, repair."""
+    model, graph, pictures = decision.model, decision.graph, decision.pictures
+    choice, plan = decision.choice, decision.plan
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
-    mends = pictures is not None and options.repair
-    warnings = [*choice.notes, *([alive] if alive and not mends else []), *plan.notes]
+    warnings = decision.warnings(alive, repair=options.repair)
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
@@ -269,7 +273,7 @@ def _make(
         done = stages.run("repair", repair_on, model, thin, graph, kept, pictures, options.device)
         thin, record = done.model, done.record
         warnings += drift_warning(record, pictures)
-    return _Made(
+    return Made(
         model=thin,
         graph=graph,
         choice=choice,
@@ -279,7 +283,7 @@ def _make(
         free=alive is None,
         arbitrary=choice.compares and are_alike(choice.scores, graph),
         warnings=warnings,
-        latency=latency,
+        latency=decision.latency,
     )
 
 
@@ -317,7 +321,7 @@ def _measured(
     files: tuple[Path, ...],
     size: tuple[int, int],
     options: SlimOptions,
-    stages: _Stages,
+    stages: Stopwatch,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Records of both sides."""
     origin = (source.model, source.weights) if source.weights else (source.model,)
@@ -330,38 +334,6 @@ def _measured(
             where = {"split": options.split, "device": options.device}
             records[name] |= stages.run("val", quality, model, options.data, size, **where)
     return records["before"], records["after"]
-
-
-def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
-    """How a cut came about."""
-    return {
-        "criterion": made.plan.criterion,
-        "scope": made.choice.scope,
-        "why": made.choice.why,
-        "search": None if made.choice.search is None else made.choice.search.to_dict(),
-        "compensate": options.compensate,
-        "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
-        "repair": None if made.repair is None else made.repair.to_dict(),
-        "latency": None if made.latency is None else made.latency.to_dict(),
-        "warnings": made.warnings,
-    }
-
-
-def _verdict(
-    made: _Made, before: dict[str, Any], after: dict[str, Any], file: Path, options: SlimOptions
-) -> dict[str, Any]:
-    """What the cut leaves behind."""
-    found = judge(
-        before,
-        after,
-        made.repair,
-        head_error=None if made.repair is None else head_error(made.repair, made.graph),
-        free=made.free,
-        arbitrary=made.arbitrary,
-        model=str(file),
-        data=options.data,
-    )
-    return asdict(found)
 
 
 def _check(model: nn.Module, options: SlimOptions) -> None:
@@ -426,8 +398,3 @@ def _scored(
 def search_log(out: Path, source: Source) -> Path:
     """Where a search keeps its trials until the cut is saved."""
     return out / f"{source.model.stem}-search.json"
-
-
-def _planned(planner: Planner, chosen: Choice, source: Source, options: SlimOptions) -> PrunePlan:
-    origin = Origin(path=source.parameters.name, sha256=digest(source))
-    return planner.plan(chosen.scores, chosen.budget, origin, asked=options.budget)

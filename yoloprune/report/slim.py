@@ -199,8 +199,8 @@ def _context(
     counted = graph.prunable & np.isfinite(scores.values)
     label = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
     histogram = None
-    # Where scores are ranks, there is nothing to see.
-    if result.get("scope") not in ("local", "isomorphic"):
+    # Where scores are ranks, or the plan was given, there is nothing to see.
+    if result.get("scope") not in ("local", "isomorphic") and counted.any():
         kept, gone = scores.values[counted & ~goes], scores.values[goes]
         histogram = Markup(scores_svg(kept, gone, plan.reached.threshold, label))
     budget = plan.budget
@@ -286,6 +286,8 @@ def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
     """By what channels were chosen, and why."""
     if "why" not in result:
         return plan.criterion
+    if result["scope"] is None:  # the plan was given
+        return f"{plan.criterion}, {result['why']}"
     where = {
         "global": "over the whole network",
         "local": "the same share of every group",
