@@ -30,6 +30,14 @@ WeightsOpt = Annotated[
 ]
 DataOpt = Annotated[str | None, typer.Option(help="Data YAML, or Darknet .data, to measure AP on.")]
 SplitOpt = Annotated[str, typer.Option(help="Split of the data: train, val or test.")]
+HeldSplitOpt = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="Split of the data: train, val or test; or held-back, a fifth of train that is then "
+        "kept from repair.",
+    ),
+]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there is one.")]
 ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
 JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
@@ -60,6 +68,14 @@ PrecisionOpt = Annotated[
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
 MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
 RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
+MaxDropOpt = Annotated[
+    float | None,
+    typer.Option(
+        metavar="AP",
+        help="Search the smallest network that loses at most so much AP (0.01 is a point) after "
+        "repair, on --split of --data. It tries seven cuts.",
+    ),
+]
 RatiosOpt = Annotated[
     Path | None,
     typer.Option(
@@ -104,6 +120,7 @@ def budget_of(
     *,
     file: str | Path = "",
     ratios: Path | None = None,
+    max_drop: float | None = None,
 ) -> Budget:
     """What the flags of a cut ask for.
 
@@ -114,6 +131,7 @@ def budget_of(
         floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
         file: the model's, which says how it keeps numbers where ``precision`` does not.
         ratios: file of shares of single layers.
+        max_drop: what AP may fall by.
 
     Raises:
         PlanError: a value is no number, or out of its range.
@@ -138,6 +156,7 @@ def budget_of(
         min_channels=floors[0],
         max_layer_prune=floors[1],
         round_to=floors[2],
+        max_drop=max_drop,
         ratios=() if ratios is None else read_ratios(ratios),
     )
 

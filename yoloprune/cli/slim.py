@@ -17,9 +17,11 @@ from yoloprune.cli.options import (
     DataOpt,
     DebugOpt,
     DeviceOpt,
+    HeldSplitOpt,
     ImgszOpt,
     JsonOpt,
     MacsOpt,
+    MaxDropOpt,
     MaxLayerOpt,
     MinChannelsOpt,
     ModelArg,
@@ -30,7 +32,6 @@ from yoloprune.cli.options import (
     RatiosOpt,
     RoundOpt,
     SeedOpt,
-    SplitOpt,
     TrustOpt,
     WeightsOpt,
     budget_of,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models.door import Source
-    from yoloprune.prune.slim import SlimOptions, SlimResult
+    from yoloprune.prune.options import SlimOptions
+    from yoloprune.prune.slim import SlimResult
 
 
 CriterionOpt = Annotated[
@@ -117,6 +119,7 @@ def slim(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    max_drop: MaxDropOpt = None,
     ratios: RatiosOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
@@ -137,7 +140,7 @@ def slim(
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
     data: DataOpt = None,
-    split: SplitOpt = "val",
+    split: HeldSplitOpt = "val",
     imgsz: ImgszOpt = None,
     batch: PassOpt = 1,
     device: DeviceOpt = "",
@@ -149,10 +152,13 @@ def slim(
     if plan is not None:
         check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
-    if percent is None and ratios is None and not any(limits.values()):
+    if percent is None and ratios is None and max_drop is None and not any(limits.values()):
         percent = 0.5
     floors = (min_channels, max_layer_prune, round_to)
-    budget = budget_of(percent, limits, precision, floors, file=named(model, cfg), ratios=ratios)
+    budget = budget_of(
+        percent, limits, precision, floors,
+        file=named(model, cfg), ratios=ratios, max_drop=max_drop,
+    )  # fmt: skip
     check_device(device)
     stem = named(model, cfg).stem
     name = f"{stem}-slim"
@@ -164,8 +170,8 @@ def slim(
     with place as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
         from yoloprune.prune.choose import parse_scope
+        from yoloprune.prune.options import SlimOptions
         from yoloprune.prune.score import parse_reduce
-        from yoloprune.prune.slim import SlimOptions
 
         options = SlimOptions(
             budget=budget,
@@ -280,6 +286,8 @@ def _show(result: SlimResult) -> None:
         show_line(_repaired(record["repair"]))
     if record["search"] is not None:
         show_line(_searched(record["search"]))
+    if record["max_drop"] is not None:
+        show_line(_dropped(record["max_drop"]))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -311,4 +319,21 @@ def _searched(record: Mapping[str, Any]) -> str:
     return (
         f"{took}what it sees is {nearer:.0%} nearer to the full network's than with even shares, "
         "on pictures that nothing was chosen by"
+    )
+
+
+def _dropped(record: Mapping[str, Any]) -> str:
+    """What a bound on AP came to, in a line."""
+    from yoloprune.measure.held_back import HELD_BACK
+
+    chosen, split = record["trials"][record["chosen"]], record["split"]
+    line = (
+        f"--max-drop {record['bound']:g}: of {len(record['trials'])} cuts the smallest that held "
+        f"has {chosen['macs']:.1%} of the multiply-adds; measured anew on {split}, it loses "
+        f"{record['again']:.4f} of {record['figure']}. It was chosen there, which flatters it: "
+    )
+    if split == HELD_BACK:
+        return line + "measure it on the val split, which nothing was chosen by"
+    return (
+        line + f"trust pictures more that nothing was chosen by, or search with --split {HELD_BACK}"
     )

@@ -187,7 +187,9 @@ def _parse_budget(fields: _Fields, version: int) -> Budget:
         "max_layer_prune": fields.number("max_layer_prune"),
         "round_to": fields.integer("round_to"),
     }
-    if "ratios" in fields.data:  # which a plan has only where there are some
+    if "max_drop" in fields.data:  # these two are there only where they were asked for
+        values["max_drop"] = fields.number("max_drop")
+    if "ratios" in fields.data:
         at = f"{fields.where}: budget.ratios"
         values["ratios"] = parse_ratios(fields.value("ratios"), at)
     fields.done()

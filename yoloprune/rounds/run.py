@@ -39,7 +39,8 @@ from yoloprune.models.checkpoint import task_of
 from yoloprune.models.door import Source, digest, input_size_of, load, save, torch_device
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.options import SlimOptions
+from yoloprune.prune.slim import slim
 from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.rounds.folder import RECORD, STATE
