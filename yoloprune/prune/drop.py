@@ -1,7 +1,8 @@
 """The smallest cut that keeps to a bound on what AP may fall by: bisected, each trial measured.
 
 A trial chooses, cuts and repairs as any other cut does, at a share of the multiply-adds, and is
-measured as the result is. After seven trials the share is known to 1/128 of the full network's.
+measured as the result is. After seven trials at most the share is known to 1/128 of the full
+network's; a cut that comes up again, as rounding makes it, is not measured again.
 
 AP is neither exact nor monotone: on some hundred pictures two cuts of nearly one size may differ
 by half a point either way. What is taken is the smallest of the trials that held, which is not
@@ -11,6 +12,7 @@ its AP there is on the optimistic side.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -24,6 +26,7 @@ from yoloprune.errors import MeasureError, PlanError
 from yoloprune.files import write_bytes
 from yoloprune.measure.size import count
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.given import Decision
 from yoloprune.prune.made import Made
 from yoloprune.prune.verdict import FIGURES
 
@@ -44,6 +47,7 @@ class Trial:
         drop: how far that is below the full network's.
         held: whether that is within the bound.
         seconds: that the trial took.
+        cut: digest of what went; trials of one digest are one cut, measured once.
     """
 
     asked: float
@@ -52,6 +56,7 @@ class Trial:
     drop: float
     held: bool
     seconds: float
+    cut: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,7 @@ class DropOptions:
         split: of the data, for people.
         log: file that keeps the trials, so that a search that was killed goes on.
         identity: of all that trials depend on.
-        trials: the most there may be.
+        trials: the most there may be; each halves what is open.
     """
 
     budget: Budget
@@ -109,7 +114,8 @@ class DropOptions:
 
 def smallest_within(
     full: Mapping[str, Any],
-    make: Callable[[Budget], Made],
+    decide: Callable[[Budget], Decision],
+    make: Callable[[Decision], Made],
     judge: Callable[[Made], Mapping[str, Any]],
     options: DropOptions,
 ) -> tuple[Made, DropRecord]:
@@ -117,7 +123,8 @@ def smallest_within(
 
     Args:
         full: what was measured of the full network.
-        make: chooses, cuts and repairs.
+        decide: chooses what goes.
+        make: cuts and repairs.
         judge: measures as ``full`` was measured.
         options: how.
 
@@ -129,57 +136,77 @@ def smallest_within(
         MeasureError: nothing that was measured is such a figure.
     """
     figure, whole = _figure(full)
-    bound = options.budget.max_drop
-    assert bound is not None
-    known = _read(options)
-    trials: list[Trial] = []
+    known, trials = _read(options), list[Trial]()
     best: tuple[int, Made | None] | None = None
     low, high = 0.0, _most(options)
+    finest = high / 2**options.trials * (1 + _EPS)
     with _said_once():
-        for number in range(options.trials):
-            share = (low + high) / 2
-            made, trial = None, known.get(round(share, 9))
+        while high - low > finest:
+            share, made, start = (low + high) / 2, None, time.perf_counter()
+            trial = known.get(round(share, 9))
             if trial is None:
-                start = time.perf_counter()
-                made = make(_at(options.budget, share))
-                macs = count(made.model, options.size).macs / options.full_macs
-                value = float(judge(made)[figure])
-                trial = Trial(
-                    asked=share,
-                    macs=macs,
-                    value=value,
-                    drop=whole - value,
-                    held=whole - value <= bound + _EPS,
-                    seconds=time.perf_counter() - start,
-                )
+                decision = decide(_at(options.budget, share))
+                trial = next((t for t in trials if t.cut == _digest(decision)), None)
+                if trial is None:
+                    made = make(decision)
+                    value = float(judge(made)[figure])
+                    trial = _trial(share, made, value, whole, options, start)
+                else:
+                    trial = replace(trial, asked=share, seconds=0.0)
             trials.append(trial)
             _write(options, trials)
-            log.info("%s", told(trial, number + 1, options.trials, figure, bound))
+            log.info("%s", told(trial, len(trials), options, figure))
             if not trial.held:
                 low = share
                 continue
             if best is None or trial.macs < trials[best[0]].macs:
-                best = number, made
+                best = len(trials) - 1, made
             if trial.macs > share + _EPS:  # floors hold it here: nothing smaller can be made
                 break
-            high = min(share, trial.macs)
+            high = trial.macs
         if best is None:
             raise PlanError(_none(trials, figure, options))
         chosen, held = best
         # A trial of a run that was killed is made once more, as it was made then.
-        result = held or make(_at(options.budget, trials[chosen].asked))
+        result = held or make(decide(_at(options.budget, trials[chosen].asked)))
+    assert options.budget.max_drop is not None
     return result, DropRecord(
-        bound=bound, figure=figure, split=options.split, full=whole, trials=tuple(trials),
+        bound=options.budget.max_drop,
+        figure=figure,
+        split=options.split,
+        full=whole,
+        trials=tuple(trials),
         chosen=chosen,
-    )  # fmt: skip
+    )
 
 
-def told(trial: Trial, number: int, of: int, figure: str, bound: float) -> str:
+def _trial(
+    share: float, made: Made, value: float, whole: float, options: DropOptions, start: float
+) -> Trial:
+    bound = options.budget.max_drop
+    assert bound is not None
+    return Trial(
+        asked=share,
+        macs=count(made.model, options.size).macs / options.full_macs,
+        value=value,
+        drop=whole - value,
+        held=whole - value <= bound + _EPS,
+        seconds=time.perf_counter() - start,
+        cut=_digest(made),
+    )
+
+
+def _digest(of: Decision | Made) -> str:
+    return hashlib.sha256(repr(sorted(of.plan.layers.items())).encode()).hexdigest()[:16]
+
+
+def told(trial: Trial, number: int, options: DropOptions, figure: str) -> str:
     """A trial in a line."""
+    took = f"{trial.seconds:.0f} s" if trial.seconds else "the same cut as before"
     return (
-        f"trial {number} of {of}: {trial.macs:.1%} of the multiply-adds, {figure} "
-        f"{trial.value:.4f}, {trial.drop:+.4f} lost: {'within' if trial.held else 'beyond'} "
-        f"{bound:g} ({trial.seconds:.0f} s)"
+        f"trial {number} of at most {options.trials}: {trial.macs:.1%} of the multiply-adds, "
+        f"{figure} {trial.value:.4f}, {trial.drop:+.4f} lost: "
+        f"{'within' if trial.held else 'beyond'} {options.budget.max_drop:g} ({took})"
     )
 
 

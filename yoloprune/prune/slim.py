@@ -146,15 +146,16 @@ def drop_log(out: Path, source: Source) -> Path:
     return out / f"{source.model.stem}-max-drop.json"
 
 
-def _within_drop(ready: Ready, options: SlimOptions, stages: Stopwatch) -> tuple[Made, DropRecord]:
+def _within_drop(
+    ready: Ready, options: SlimOptions, split: str, stages: Stopwatch
+) -> tuple[Made, DropRecord]:
     """The smallest cut whose AP falls no more than the budget lets it."""
     data = options.data
     assert data is not None
     where = {"split": options.split, "device": options.device}
 
-    def make(budget: Budget) -> Made:
-        at = replace(options, budget=budget)
-        return _make(decided(ready, at, stages), at, stages)
+    def chosen(budget: Budget) -> Decision:
+        return decided(ready, replace(options, budget=budget), stages)
 
     def judged(model: nn.Module) -> dict[str, Any]:
         found: dict[str, Any] = stages.run("val", quality, model, data, ready.size, **where)
@@ -172,7 +173,13 @@ def _within_drop(ready: Ready, options: SlimOptions, stages: Stopwatch) -> tuple
         identity=identity,
         trials=options.drop_trials,
     )
-    return smallest_within(judged(ready.model), make, lambda made: judged(made.model), how)
+    return smallest_within(
+        judged(ready.model),
+        chosen,
+        lambda decision: _make(decision, options, stages),
+        lambda made: judged(made.model),
+        how,
+    )
 
 
 def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
