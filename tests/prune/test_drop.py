@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
 import yoloprune.prune.drop as drop
 import yoloprune.prune.slim as pipeline
+from yoloprune.channels.trace import trace
 from yoloprune.errors import DataError, PlanError
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
@@ -23,6 +25,8 @@ from yoloprune.models.door import Source, load
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.drop import DropOptions, DropRecord, smallest_within
 from yoloprune.prune.plan import PrunePlan
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.score import Scores
 from yoloprune.prune.slim import SlimOptions, slim
 
 REPO = Path(__file__).parents[2]
@@ -163,6 +167,13 @@ def test_warnings_are_said_once(line: Bench, caplog: pytest.LogCaptureFixture) -
 def test_bounds_that_are_none(bound: float) -> None:
     with pytest.raises(PlanError, match="--max-drop: must be at least 0 and below 1, got"):
         Budget(max_drop=bound)
+
+
+def test_no_plan_is_made_of_a_bound_alone() -> None:
+    graph = trace(load("yoloprune-demo.cfg")[0])
+    scores = Scores(values=np.zeros(graph.n_units), criterion="random")
+    with pytest.raises(PlanError, match="--max-drop: is no plan's budget"):
+        Planner(graph).plan(scores, Budget(max_drop=0.1))
 
 
 # The whole of slim --------------------------------------------------------------------------

@@ -93,6 +93,8 @@ class Planner:
         Raises:
             PlanError: the scores are of another graph.
         """
+        if budget.max_drop is not None and budget.percent is None and not budget.limits:
+            raise PlanError("--max-drop: is no plan's budget, only `slim` searches within it.")
         free = self._scored(scores)
         bundles = self._bundle(scores, free)
         if not bundles.score.size:
