@@ -5,7 +5,7 @@ the neck is between. A cfg says neither. There the head is each detection layer 
 ``[Gaussian_yolo]``, ``[region]``) with the convolution that makes its input and the one before
 that, as far as nothing else reads them. The backbone is what stands before the first ``[upsample]``
 and before the first convolution of the head, and the neck is the rest. A number is a layer of
-``model``, as Darknet numbers them.
+``model``, as Darknet numbers them (after ``--split-routes``: those of the network that it made).
 """
 
 from __future__ import annotations

@@ -218,6 +218,8 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
             raise PlanError(
                 "--sensitivity: sets the shares of all parts. Leave --search and --scope out."
             )
+    if options.budget.max_drop is not None and options.plan is not None:
+        raise PlanError("--max-drop: chooses what goes, and --plan says it. Leave one out.")
     if options.budget.max_drop is not None and options.data is None:
         raise PlanError("--max-drop: measures AP. Give --data.")
     budget = options.budget
