@@ -70,7 +70,8 @@ def show_plan(
     decision = decide(model, source, options, watch)
     graph, plan = decision.graph, decision.plan
     size = count(decision.model, decision.size)
-    found = watch.run("outline", outline, decision.model, graph, plan, size)
+    clock = decision.clock
+    found = watch.run("outline", outline, decision.model, graph, plan, size, clock=clock)
     alive = alive_warning(decision.model, graph, decision.choice, plan.remove(graph))
     warnings = decision.warnings(alive, repair=options.repair)
     _show(source, decision, found)
@@ -81,8 +82,10 @@ def show_plan(
     for path in files:
         show_line(f"wrote {path}")
     if files:
-        split = " --split-routes" if options.split_routes else ""
-        show_line(f"next: yoloprune slim {source.model}{split} --plan {files[0]}")
+        also = " --split-routes" if options.split_routes else ""
+        if source.weights is not None and source.weights.stem != source.model.stem:
+            also = f" --weights {source.weights}{also}"
+        show_line(f"next: yoloprune slim {source.model}{also} --plan {files[0]}")
     else:
         show_line("nothing was written; with -o DIR the plan would be, for --plan to carry out")
     write_json(json_file, _record(source, decision, found, warnings, files, watch.seconds))
@@ -198,6 +201,11 @@ def _totals(decision: Decision, found: Outline) -> list[Sequence[str]]:
     for key, name, before, after in sides:
         share = f"{after / before:.1%}" if before else ""
         rows.append((name, f"{before:,}", f"{after:,}", share, _asked(limits.get(key))))
+    time = limits.get("latency")
+    if time is not None:
+        met = "" if time.holds else ": not met"
+        asked = f"at most {time.asked / 1000:.3g}{met}"
+        rows.append(("ms, predicted", "", f"{time.reached / 1000:.3g}", "", asked))
     return rows
 
 

@@ -117,6 +117,7 @@ def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
     """Choose what goes, or read it."""
     model, graph, source = ready.model, ready.graph, ready.source
     origin = Origin(path=source.parameters.name, sha256=digest(source))
+    clock: Clock | None = None
     latency: LatencyRecord | None = None
     if options.plan is not None:
         plan = stages.run("plan", given_plan, options.plan, graph, origin)
@@ -141,6 +142,7 @@ def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
         pictures=ready.pictures,
         choice=choice,
         plan=plan,
+        clock=clock,
         latency=latency,
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.measure.pictures import Pictures
 from yoloprune.prune.choose import Choice
+from yoloprune.prune.clock import Clock
 from yoloprune.prune.contradictions import check_layers
 from yoloprune.prune.plan import VERSION, Origin, PrunePlan, Reached
 from yoloprune.prune.score import Scores
@@ -32,7 +33,8 @@ class Decision:
         pictures: to calibrate on, if there are any.
         choice: what the plan was made from.
         plan: which channels go.
-        latency: what it takes, where that is limited.
+        clock: what plans take, where time is limited.
+        latency: how a limit to it was met.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Decision:
     pictures: Pictures | None
     choice: Choice
     plan: PrunePlan
+    clock: Clock | None = None
     latency: LatencyRecord | None = None
 
     def warnings(self, alive: str | None, *, repair: bool) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.measure.size import Size
+from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Cost, Costs
 from yoloprune.prune.patches import LAYERS
 from yoloprune.prune.plan import PrunePlan
@@ -55,7 +56,7 @@ class Limit:
 
     Attributes:
         name: ``percent`` (share of the prunable channels that goes, at least), ``macs``,
-            ``params`` or ``bytes`` (that stay, at most).
+            ``params``, ``bytes`` or ``latency`` in microseconds (that stay, at most).
         asked: the amount.
         reached: what the plan comes to.
     """
@@ -113,6 +114,7 @@ def outline(
     plan: PrunePlan,
     size: Size,
     milliseconds: Milliseconds | None = None,
+    clock: Clock | None = None,
 ) -> Outline:
     """Lay out what a plan does.
 
@@ -121,16 +123,23 @@ def outline(
         graph: its channels.
         plan: which of them go.
         size: of the model, layer by layer.
-        milliseconds: of a layer at a width, if somebody knows.
+        milliseconds: of a layer at a width, if somebody knows; the clock's, if there is one.
+        clock: what plans take; a limit to latency is left out without it.
 
     Raises:
         PlanError: the plan does not fit the graph.
     """
-    costs = Costs(model, graph, size)
+    costs = Costs(model, graph, size, clock)
     full = np.ones(graph.n_units, dtype=bool)
     kept = full.copy()
     kept[plan.remove(graph)] = False
     widths = _widths(model, graph)
+    if milliseconds is None and clock is not None:
+        before_ms, after_ms = clock.by_module(full), clock.by_module(kept)
+
+        def milliseconds(path: str, units: BoolArray) -> float | None:
+            return (before_ms if units is full else after_ms).get(path)
+
     lines = []
     for layer in size.layers:
         units = widths.get(layer.name)
@@ -179,6 +188,8 @@ def _limits(plan: PrunePlan, costs: Costs, kept: BoolArray) -> tuple[Limit, ...]
     budget, found = plan.budget, []
     if budget.percent is not None:
         found.append(Limit(name="percent", asked=budget.percent, reached=plan.reached.percent))
+    if costs.clock is None and budget.latency is not None:
+        budget = replace(budget, latency=None, percent=0.5)  # a budget is never empty
     there = costs.limited(kept, budget)
     for name, asked in costs.limits(budget).items():
         found.append(Limit(name=name, asked=asked, reached=there[name]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -122,5 +122,5 @@ def _layer(path: str, a: set[int], b: set[int]) -> LayerDiff:
     return LayerDiff(layer=path, both=both, only_a=only_a, only_b=only_b)
 
 
-def _turned(rows: list[tuple[tuple[int, ...], ...]]) -> list[list[tuple[int, ...]]]:
+def _turned(rows: Sequence[Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
     return [[row[i] for row in rows] for i in range(3)]
