@@ -24,10 +24,11 @@ from yoloprune.measure.held_back import hold_back
 from yoloprune.models.door import Source, load
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.drop import DropOptions, DropRecord, smallest_within
+from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.slim import slim
 
 REPO = Path(__file__).parents[2]
 FULL = 1_000_000
