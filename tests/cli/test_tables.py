@@ -160,10 +160,14 @@ TOTALS = {
     "params": 1, "macs": 1, "channels": 1, "prunable_channels": 1, "units": 1,
     "prunable_units": 1, "bn_channels": 1, "prunable_bn_channels": 1,
 }  # fmt: skip
+SUITS = {
+    "target": EVIL, "path": EVIL, "convs": 2, "off": [{"layer": EVIL, "reason": EVIL}],
+    "exempt": [EVIL], "avoid": [{"op": EVIL, "layers": [EVIL], "why": EVIL, "source": EVIL}],
+}  # fmt: skip
 RECORDS: dict[str, dict[str, Any]] = {
     "info": {
         "model": EVIL, "imgsz": [640, 640], "layers": [LAYER], "balances": [EVIL],
-        "unreached": [EVIL], "totals": TOTALS,
+        "unreached": [EVIL], "totals": TOTALS, "fast_path": SUITS,
     },
     "val": {
         "model": EVIL, "data": EVIL, "split": "val", "images": 5000, "imgsz": [640, 640],
@@ -178,6 +182,7 @@ RECORDS: dict[str, dict[str, Any]] = {
             "prunable_channels": 1, "channels": 1, "percent": 0.5, "units": 1, "threshold": 0.1,
         },
         "files": {"model": [EVIL], "plan": EVIL, "report": EVIL},
+        "fast_path": {"before": SUITS, "after": SUITS},
     },
     "run": {
         "data": EVIL, "images": 5000, "imgsz": [640, 640], "accepted": "dense", "stopped": EVIL,

@@ -96,3 +96,28 @@ def test_milliseconds_stand_beside_where_somebody_knows_them() -> None:
     assert record["layers"][0]["ms_before"] == total
     assert "ms_before" not in record["layers"][-1]
     assert "ms_before" not in str(outline(model, graph, plan, size).to_dict())
+
+
+class _Clock:
+    """A layer takes a millisecond for each unit of the network that is kept."""
+
+    def ms(self, kept: BoolArray) -> float:
+        return float(kept.sum())
+
+    def by_module(self, kept: BoolArray) -> dict[str, float]:
+        return {"a.0": self.ms(kept)}
+
+
+def test_a_clock_fills_the_column_and_its_limit_is_told() -> None:
+    model = nets.randomised(nets.Chain())
+    graph = nets.traced(model)
+    budget = Budget(latency=17_000, min_channels=2)
+    plan = PrunePlan(criterion="mine", budget=budget, reached=NONE, layers={"a.0": (1, 2)})
+    size = count(model, 16)
+    timed = outline(model, graph, plan, size, clock=_Clock())  # type: ignore[arg-type]
+    assert [line.ms_before for line in timed.lines] == [18, None, None]  # 8 + 6 + 4 units
+    assert timed.lines[0].ms_after == 16
+    (limit,) = timed.limits
+    assert (limit.name, limit.reached, limit.holds) == ("latency", 16_000, True)
+    # Who reads a plan elsewhere has no clock, and is told what can be told.
+    assert outline(model, graph, plan, size).limits == ()

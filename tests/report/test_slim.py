@@ -282,3 +282,31 @@ def test_the_page_tells_of_a_bound_on_ap(tmp_path: Path) -> None:
     assert "The smallest within a drop of 0.03 2 cuts were tried" in text
     assert "measured on held-back" in text and "anew it loses 0.0121 of AP" in text
     assert "49.3% 0.4100 0.0120 yes" in text and "24.0% 0.4100 0.1000 no" in text
+
+
+SUITS = {
+    "target": "onnx<b>runtime</b>", "path": "the blocked layout", "convs": 9, "avoid": [],
+    "exempt": ["first"],
+}  # fmt: skip
+
+
+def test_the_page_tells_what_leaves_the_fast_path(tmp_path: Path) -> None:
+    odd = [{"layer": "<i>x</i>", "reason": "reads 17 channels, no multiple of 4"}]
+    sides = {"before": {**SUITS, "off": []}, "after": {**SUITS, "off": odd}}
+    html = write_slim_report(
+        tmp_path / "p.html", {**RESULT, "fast_path": sides}, *made()
+    ).read_text()
+    parsed = _Page(html)
+    assert parsed.open == []
+    text = re.sub(r"\s+", " ", " ".join(parsed.text))
+    assert "Fast path of onnx<b>runtime</b>" in text
+    assert (
+        "leave the blocked layout: 0 of 9 before, 1 of 9 after. What reads the picture (first)"
+        in text
+    )
+    assert "<i>x</i> on it reads 17 channels, no multiple of 4" in text
+    sides["after"]["off"] = []
+    html = write_slim_report(
+        tmp_path / "q.html", {**RESULT, "fast_path": sides}, *made()
+    ).read_text()
+    assert "Each of them, and why" not in html

@@ -109,6 +109,26 @@ def of_slim(slim: str) -> SlimSection:
 
 
 @pytest.mark.parametrize(
+    ("slim", "round_to"),
+    [
+        ("min_channels: 8", 8),
+        ("target: qualcomm-htp", 32),
+        ("target: k210", 8),
+        ("target: qualcomm-htp, round_to: 16", 16),
+    ],
+)
+def test_a_target_sets_the_rounding(slim: str, round_to: int) -> None:
+    assert of_slim(slim).budget(0.3, {}, "fp32").round_to == round_to
+
+
+def test_a_target_must_be_known() -> None:
+    with pytest.raises(
+        RecipeError, match=r"r.yaml:3: slim.target: .*got 'toaster', expected one of"
+    ):
+        of_slim("target: toaster")
+
+
+@pytest.mark.parametrize(
     ("slim", "seconds"),
     [
         ("scope: local", 180),

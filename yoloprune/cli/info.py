@@ -21,6 +21,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
+from yoloprune.cli.targets import CountedOpt
 
 
 @command
@@ -29,21 +30,26 @@ def info(
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
     imgsz: ImgszOpt = None,
+    target: CountedOpt = None,
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
     debug: DebugOpt = False,
 ) -> None:
     """Show every layer: shapes, cost, scales, and what is prunable or why not."""
+    from yoloprune.measure.fastpath import examine
     from yoloprune.measure.inspection import inspect_model
+    from yoloprune.measure.targets import DEFAULT, find_target
     from yoloprune.models.door import lacks_weights
 
+    wanted = find_target(target or DEFAULT)
     scratch = weights is None and lacks_weights(model or cfg or "")
     loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
     record = {"model": str(source.model), **inspect_model(loaded.to(torch_name(device)), imgsz)}
+    record["fast_path"] = examine(loaded, wanted, tuple(record["imgsz"]))
     if scratch:
         warn("no weights at hand: the scales shown are those of a fresh network.")
-    _show(record)
+    _show(record, suits=target is not None)
     write_json(json_file, record)
 
 
@@ -61,8 +67,10 @@ _COLUMNS = (
 )
 
 
-def _show(record: Mapping[str, Any]) -> None:
-    """A row a layer, and the totals."""
+def _show(record: Mapping[str, Any], *, suits: bool = False) -> None:
+    """A row a layer, and the totals; with what does not suit a target that was named."""
+    from yoloprune.measure.fastpath import avoid_lines, off_line
+
     rows = []
     for layer in record["layers"]:
         gamma = layer["gamma"]
@@ -88,3 +96,6 @@ def _show(record: Mapping[str, Any]) -> None:
         f"{total['prunable_bn_channels']} of {total['bn_channels']} BN channels ({norms:.1%}), "
         f"{total['prunable_units']} of {total['units']} units"
     )
+    show_line(off_line(record["fast_path"]))
+    for text in avoid_lines(record["fast_path"]) if suits else ():
+        show_line(text)

@@ -10,9 +10,11 @@ from yoloprune.cli import (  # each enters itself
     export,
     info,
     predict,
+    profile,
     run,
     sensitivity,
     slim,
+    targets,
     train,
     val,
 )
@@ -25,9 +27,11 @@ __all__ = [
     "info",
     "main",
     "predict",
+    "profile",
     "run",
     "sensitivity",
     "slim",
+    "targets",
     "train",
     "val",
 ]

@@ -67,7 +67,6 @@ PrecisionOpt = Annotated[
 ]
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
 MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
-RoundOpt = Annotated[int, typer.Option(help="Keep multiples of this, rounded up.")]
 MaxDropOpt = Annotated[
     float | None,
     typer.Option(
@@ -83,6 +82,10 @@ RatiosOpt = Annotated[
         help="YAML with shares of single layers, by name or glob: `backbone.*: 0.3`, "
         "`model.4.*: {min: 0.1, max: 0.5}`, `head.*: 0`. The rest meets the budget, if one is set.",
     ),
+]
+RoundOpt = Annotated[
+    int | None,
+    typer.Option(help="Keep multiples of this, rounded up; 8, or what --target wants, if not."),
 ]
 SettingsOpt = Annotated[
     list[str] | None, typer.Option("--set", help="Ultralytics setting, key=value; repeatable.")
@@ -126,8 +129,8 @@ def budget_of(
 
     Args:
         percent: ``--percent``.
-        limits: ``macs``, ``params`` and ``bytes``, as they were typed.
-        precision: of the last.
+        limits: ``macs``, ``params``, ``bytes`` and ``latency``, as they were typed.
+        precision: of bytes.
         floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
         file: the model's, which says how it keeps numbers where ``precision`` does not.
         ratios: file of shares of single layers.
@@ -139,14 +142,17 @@ def budget_of(
     from yoloprune.errors import PlanError
     from yoloprune.prune.budget import Budget
     from yoloprune.prune.ratios import read_ratios
-    from yoloprune.texts import parse_amount
+    from yoloprune.texts import parse_amount, parse_latency
 
     if precision is not None and limits.get("bytes") is None:
         raise PlanError("--precision: is what --bytes is counted in. Give that too.")
     found: dict[str, Any] = {}
     for name, text in limits.items():
         try:
-            found[name] = None if text is None else parse_amount(text, of_bytes=name == "bytes")
+            if text is not None and name == "latency":
+                found[name] = parse_latency(text)
+            elif text is not None:
+                found[name] = parse_amount(text, of_bytes=name == "bytes")
         except ValueError as exc:
             raise PlanError(f"--{name}: {exc}") from exc
     return Budget(

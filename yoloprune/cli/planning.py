@@ -34,6 +34,7 @@ _BESIDE_A_PLAN = frozenset(
         "repair",
         "plan",
         "split_routes",
+        "target",
         "out",
         "overwrite",
         "data",

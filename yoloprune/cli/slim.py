@@ -45,6 +45,8 @@ from yoloprune.cli.options import (
 )
 from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.targets import TargetOpt
+from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,9 +123,14 @@ def slim(
     precision: PrecisionOpt = None,
     max_drop: MaxDropOpt = None,
     ratios: RatiosOpt = None,
+    latency: LatencyOpt = None,
+    runtime: RuntimeOpt = None,
+    threads: ThreadsOpt = None,
+    latency_table: TableOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 8,
+    round_to: RoundOpt = None,
+    target: TargetOpt = None,
     criterion: CriterionOpt = None,
     scope: ScopeOpt = None,
     reduce: ReduceOpt = "mean",
@@ -149,12 +156,14 @@ def slim(
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
+    from yoloprune.measure.targets import rounding
+
     if plan is not None:
         check_nothing_chooses(context)
-    limits = {"macs": macs, "params": params, "bytes": max_bytes}
+    limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
     if percent is None and ratios is None and max_drop is None and not any(limits.values()):
         percent = 0.5
-    floors = (min_channels, max_layer_prune, round_to)
+    floors = (min_channels, max_layer_prune, rounding(round_to, target))
     budget = budget_of(
         percent, limits, precision, floors,
         file=named(model, cfg), ratios=ratios, max_drop=max_drop,
@@ -169,6 +178,7 @@ def slim(
     )
     with place as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
+        from yoloprune.models.door import input_size_of
         from yoloprune.prune.choose import parse_scope
         from yoloprune.prune.options import SlimOptions
         from yoloprune.prune.score import parse_reduce
@@ -188,12 +198,18 @@ def slim(
             seed=seed,
             plan=plan,
             split_routes=split_routes,
+            target=target,
             data=data,
             split=split,
             imgsz=imgsz,
             batch=batch,
             device=torch_name(device),
-        )
+            timing=timing_of(
+                latency, runtime, latency_table, device=device, threads=threads,
+                size=input_size_of(loaded, imgsz), batch=batch, model=source.model.name,
+                round_to=budget.round_to,
+            ),
+        )  # fmt: skip
         if dry_run:
             show_plan(loaded, source, options, json_file, keep=out is not None)
             return
@@ -263,6 +279,8 @@ _COLUMNS = (
 
 def _show(result: SlimResult) -> None:
     """Before and after, asked and reached, and where things are."""
+    from yoloprune.measure.fastpath import change_line
+
     record = result.summary
     before, after = record["before"], record["after"]
     rows = [
@@ -282,12 +300,15 @@ def _show(result: SlimResult) -> None:
         f"the cut is exact: it differs from the masked model by "
         f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
     )
+    show_line(change_line(**record["fast_path"]))
     if record["repair"] is not None:
         show_line(_repaired(record["repair"]))
     if record["search"] is not None:
         show_line(_searched(record["search"]))
     if record["max_drop"] is not None:
         show_line(_dropped(record["max_drop"]))
+    if record["latency"] is not None:
+        show_line(_timed(record["latency"]))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -336,4 +357,21 @@ def _dropped(record: Mapping[str, Any]) -> str:
         return line + "measure it on the val split, which nothing was chosen by"
     return (
         line + f"trust pictures more that nothing was chosen by, or search with --split {HELD_BACK}"
+    )
+
+
+def _timed(record: Mapping[str, Any]) -> str:
+    """How a limit to latency was met, in a line."""
+    median, worst = record["error"]
+    by = f"the table is off by {median:.1%} (median), {worst:.1%} (worst)"
+    if not record["tries"]:
+        return (
+            f"latency is foretold for {record['machine']} ({record['runtime']}), not measured: {by}"
+        )
+    last = record["tries"][-1]
+    held = "holds" if record["met"] else "does not hold"
+    return (
+        f"takes {last['ms']:.2f} ms, {last['ms'] / last['full']:.1%} of the full network's "
+        f"{last['full']:.2f}, and {held} the limit of {record['limit']:.2f} ms "
+        f"({record['runtime']}; {len(record['tries'])} cuts were timed; {by})"
     )

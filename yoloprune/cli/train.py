@@ -40,6 +40,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import show_line
+from yoloprune.cli.targets import TargetOpt, warn_of_ops
 from yoloprune.errors import TrainError
 from yoloprune.files import check_writable
 
@@ -164,7 +165,8 @@ def train(
     ratios: RatiosOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
-    round_to: RoundOpt = 8,
+    round_to: RoundOpt = None,
+    target: TargetOpt = None,
     importance: ImportanceOpt = None,
     until: UntilOpt = 0.7,
     strength: StrengthOpt = 0.0,
@@ -185,6 +187,7 @@ def train(
     debug: DebugOpt = False,
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
+    from yoloprune.measure.targets import rounding
     from yoloprune.train.options import parse_settings
 
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
@@ -192,13 +195,13 @@ def train(
     method = sparsity or ("auto" if limited or percent is not None else "none")
     budget = budget_of(
         0.5 if percent is None and not limited else percent, limits, precision,
-        (min_channels, max_layer_prune, round_to), file=model or cfg or "", ratios=ratios,
+        (min_channels, max_layer_prune, rounding(round_to, target)), file=model or cfg or "",
+        ratios=ratios,
     )  # fmt: skip
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
-        "device": device, "seed": seed, "only": only, "resume": resume,
-        "overwrite": overwrite,
+        "device": device, "seed": seed, "only": only, "resume": resume, "overwrite": overwrite,
         "sparsity": _sparsity(method, budget, strength, decay, importance, until),
         "distil": _teacher(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
@@ -206,6 +209,7 @@ def train(
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
+        warn_of_ops(loaded, target, imgsz)
         asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
         _carry_out(loaded, source, folder, asked, imgsz, json_file)
     if is_first():
@@ -370,11 +374,9 @@ def _carry_out(
     if not result.files:  # another process of a distributed run has them
         return
     record: dict[str, Any] = {
-        "model": str(source.model),
-        "data": options.data,
-        "pictures": options.pictures,
+        "model": str(source.model), "data": options.data, "pictures": options.pictures,
         "files": {"model": [str(file) for file in result.files]},
-    }
+    }  # fmt: skip
     if options.sparsity is not None:
         record["sparsity"] = result.sparsity
         record["files"]["sparsity"] = str(write_sparsity_picture(out))

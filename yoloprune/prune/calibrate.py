@@ -147,9 +147,11 @@ def measured_shares(choice: Choice, graph: ChannelGraph, file: Path) -> Choice:
     found = Sensitivity.read(file)
     made = by_curves(choice.scores, graph, found)
     name = f"{choice.scores.criterion}, {made.criterion}"
-    why = f"shares at equal losses, as {file.name} measured them"
+    limited = bool(choice.budget.limits)
+    how = "that lose least for what they cost" if limited else "at equal losses"
+    why = f"shares {how}, as {file.name} measured"
     scores = replace(made, criterion=name)
-    return replace(choice, scores=scores, scope="global", why=why, compares=False)
+    return replace(choice, scores=scores, scope="global", why=why, compares=False, curves=True)
 
 
 def repair_on(

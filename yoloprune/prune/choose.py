@@ -43,6 +43,8 @@ class Choice:
         why: in words, why these.
         compares: whether a score says how much its unit matters, and not only its rank.
         budget: what a planner is to be asked for.
+        curves: whether a score says what its part loses when it goes as far, so that under a limit
+            shares are set by what parts lose against what they cost.
         search: how shares were searched for, if they were.
         notes: what a reader should know, a sentence each.
     """
@@ -52,6 +54,7 @@ class Choice:
     why: str
     compares: bool
     budget: Budget
+    curves: bool = False
     search: SearchRecord | None = None
     notes: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from yoloprune.measure.pictures import Pictures, find_pictures
 from yoloprune.measure.progress import progress
 from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
+from yoloprune.measure.targets import rounding
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of
 from yoloprune.prune.areas import with_areas
@@ -32,6 +34,7 @@ from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import kept_units
 from yoloprune.prune.given import Decision, choice_of, given_plan
+from yoloprune.prune.knapsack import shared_out
 from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.plan import Origin
 from yoloprune.prune.planner import Planner
@@ -131,8 +134,12 @@ def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
         planner.bounds(options.budget)  # what is wrong with its ratios is said before any scoring
         choice = _chosen(ready, planner, options, stages)
         if clock is not None:
-            by, latency = stages.run("time", meet, model, planner, choice.scores, options.budget)
+            by, latency = stages.run(
+                "time", meet, model, planner, partial(shared_out, planner, choice), options.budget
+            )
             choice = replace(choice, budget=by)
+        shared = stages.run("share", shared_out, planner, choice, choice.budget)
+        choice = replace(choice, scores=shared)
         asked = options.budget
         plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
     return Decision(
@@ -206,6 +213,7 @@ def _searched(
 def _check(model: nn.Module, options: SlimOptions) -> None:
     """All that can be known to fail before any work."""
     check_finite(model)
+    rounding(None, options.target)
     check_writable(options.out)
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:

@@ -31,6 +31,8 @@ class SlimOptions:
         seed: of the search.
         plan: file of a plan that is carried out as it is; nothing is chosen then.
         split_routes: write grouped routes as convs of their own (Darknet).
+        target: name of what it will run on, to say what does not suit it; None only counts the
+            convs that leave ONNX Runtime's fast path.
         data: data set to measure on; None measures none.
         split: of the data set; ``held-back`` for a fifth of its train split, which is then not
             repaired on either.
@@ -56,6 +58,7 @@ class SlimOptions:
     seed: int = 0
     plan: Path | None = None
     split_routes: bool = False
+    target: str | None = None
     data: str | None = None
     split: str = "val"
     imgsz: int | tuple[int, int] | None = None

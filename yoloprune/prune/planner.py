@@ -80,6 +80,7 @@ class Planner:
         self._channels = graph.channels
         self._levels = levels(graph.balances)
         self._layers, others = distinct_axes(graph)
+        self._inputs = [axis.units.ravel() for axis in graph.axes if axis.role == "in"]
         self._floors = Counts.of([*self._layers, *others])
         self._rounded: dict[int, Counts] = {}
         self._bounds: dict[tuple[Rule, ...], Bounds] = {}
@@ -299,20 +300,23 @@ class Planner:
         return None
 
     def _counts_to_round(self, round_to: int) -> Counts:
-        """Every group, and after them the layers that its groups alone do not keep in step.
+        """Every group, and after them the tensors that its groups alone do not keep in step.
 
-        A layer is a sum of groups, so it is a multiple where each of its groups can only be one.
+        A layer, and what a layer reads (a concatenation), is a sum of groups, so it is a multiple
+        where each of its groups can only be one.
         What may upset it is a group that is no multiple to begin with and stays whole, or a unit
-        that stands in the layer more than once.
+        that stands in the tensor more than once. What a layer reads is minded where it was a
+        multiple before: else it might have to stay whole, and be none for all that.
         """
         if round_to not in self._rounded:
             groups = [group.units for group in self.graph.groups]
             odd = np.zeros(self.graph.n_units, dtype=bool)
             for units in groups:
                 odd[units] = units.size % round_to > 0
+            read = [units for units in self._inputs if units.size % round_to == 0]
             upset = [
                 units
-                for units in self._layers
+                for units in (*self._layers, *read)
                 if odd[units].any() or np.unique(units).size < units.size
             ]
             self._rounded[round_to] = Counts.of([*groups, *upset])

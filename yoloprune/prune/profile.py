@@ -21,10 +21,10 @@ from yoloprune.measure.environment import environment
 from yoloprune.measure.runtimes import (
     Nodes,
     RuntimeOptions,
-    opened,
     time_in_turn,
     version_of,
 )
+from yoloprune.measure.sessions import opened
 from yoloprune.measure.size import count
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.clock import FEATURES, FloatArray, LatencyTable, Reader, Timed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from yoloprune.errors import PlanError
 from yoloprune.measure.environment import environment
+from yoloprune.measure.fastpath import compared, notes
 from yoloprune.measure.held_back import HELD_BACK, hold_back
 from yoloprune.measure.size import count
 from yoloprune.models.door import Source, save
@@ -121,6 +122,7 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
         "imgsz": list(size),
         **account(made.plan, before, after),
         **story(made, compensate=options.compensate),
+        "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
         "max_drop": None if dropped is None else dropped.to_dict(before, after),
         "verdict": verdict(made, before, after, files[0], asked.data),
         "files": {
@@ -188,7 +190,8 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
     choice, plan = decision.choice, decision.plan
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
-    warnings = decision.warnings(alive, repair=options.repair)
+    suits = notes(model, options.target, decision.size, options.budget.round_to)
+    warnings = [*suits, *decision.warnings(alive, repair=options.repair)]
     for text in warnings:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)

@@ -15,7 +15,8 @@ from torch import nn
 from yoloprune.channels.graph import BoolArray, ChannelGraph
 from yoloprune.errors import PlanError
 from yoloprune.fetch import cache_folder
-from yoloprune.measure.runtimes import RuntimeOptions, opened, time_in_turn, version_of
+from yoloprune.measure.runtimes import RuntimeOptions, time_in_turn, version_of
+from yoloprune.measure.sessions import opened
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.clock import Clock, LatencyTable
 from yoloprune.prune.cut import cut_units, kept_units
@@ -141,14 +142,14 @@ def _kept_file(model: nn.Module, options: TimingOptions) -> Path:
 
 
 def meet(
-    model: nn.Module, planner: Planner, scores: Scores, budget: Budget
+    model: nn.Module, planner: Planner, scores_at: Callable[[Budget], Scores], budget: Budget
 ) -> tuple[Budget, LatencyRecord]:
     """Correct a limit to predicted latency until the measured one holds.
 
     Args:
         model: the full network.
         planner: of it, whose costs have a clock.
-        scores: of its units.
+        scores_at: gives the scores of its units for a budget.
         budget: with a limit to latency.
 
     Returns:
@@ -178,7 +179,7 @@ def meet(
     seen: set[bytes] = set()
     for _ in range(_TRIES):
         now = replace(budget, latency=1000 * asked)
-        kept = kept_units(planner.graph, planner.choose(scores, now))
+        kept = kept_units(planner.graph, planner.choose(scores_at(now), now))
         if kept.tobytes() in seen:
             break
         seen.add(kept.tobytes())

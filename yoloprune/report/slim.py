@@ -14,6 +14,7 @@ from yoloprune.files import write_bytes
 from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
+from yoloprune.report.fastpath import fast_path
 from yoloprune.report.plots import channels_svg, drop_svg, repair_svg, scores_svg
 
 _SIZES = {
@@ -224,6 +225,7 @@ def _context(
         "notes": [plain(note) for note in result.get("warnings", plan.notes)],
         "verdict": result.get("verdict"),
         "repair": _repair(result.get("repair")),
+        "fast_path": fast_path(result.get("fast_path")),
         "search": _search(result.get("search")),
         "max_drop": _max_drop(result.get("max_drop")),
         "widths": widths,

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from yoloprune.errors import YoloPruneError
+from yoloprune.measure.targets import rounding
 from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.choose import Scope
 from yoloprune.prune.own import known_criteria
@@ -53,7 +54,9 @@ class SlimSection(Section):
             network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
         precision: that ``bytes`` are counted in; as the model's file keeps them if not.
         ratios: shares of single layers after the last round, as a file of ``--ratios`` has them.
-        min_channels, max_layer_prune, round_to: as in ``Budget``, of each cut.
+        min_channels, max_layer_prune: as in ``Budget``, of each cut.
+        round_to: likewise; what the target wants, or 8, if not.
+        target: what the network will run on, by a name of the table.
         criterion: what ranks the channels, by a name of the table or of an entry point.
         scope: over what they are compared.
         reduce: how tied channels make one score.
@@ -72,7 +75,8 @@ class SlimSection(Section):
     ratios: dict[str | int, Any] | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
-    round_to: int = 8
+    round_to: int | None = None
+    target: str | None = None
     criterion: str | None = None
     scope: Scope | None = None
     reduce: Reduce = "mean"
@@ -118,6 +122,13 @@ class SlimSection(Section):
                 parse_ratios(ratios, "rules")
         return ratios
 
+    @field_validator("target")
+    @classmethod
+    def _target(cls, name: str | None) -> str | None:
+        with as_value_error():
+            rounding(None, name)
+        return name
+
     @field_validator("macs", "params", "bytes")
     @classmethod
     def _limit(cls, limit: str | float | None, info: ValidationInfo) -> str | float | None:
@@ -160,6 +171,6 @@ class SlimSection(Section):
             precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
-            round_to=self.round_to,
+            round_to=rounding(self.round_to, self.target),
             ratios=tuple(rule.in_rounds(rounds) for rule in rules),
         )

@@ -217,6 +217,7 @@ class _Run:
             # What auto leaves is cut for nothing: there is nothing to repair.
             free = recipe.sparsify is not None and recipe.sparsify.method == "auto"
             options = SlimOptions(
+                target=recipe.slim.target,
                 budget=budget,
                 out=self.out / name / "slim",
                 criterion=recipe.slim.criterion,
