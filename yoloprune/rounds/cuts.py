@@ -139,7 +139,8 @@ class SlimSection(Section):
     @property
     def limits(self) -> dict[str, float]:
         """Those that are set, by name: below 1 a share of the dense network's, else an amount."""
-        set_ = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+        known = (name for name in LIMITS if name in type(self).model_fields)  # none of latency yet
+        set_ = {name: getattr(self, name) for name in known if getattr(self, name) is not None}
         return {k: parse_amount(str(v), of_bytes=k == "bytes") for k, v in set_.items()}
 
     @model_validator(mode="after")
