@@ -50,7 +50,8 @@ from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.size import count
 from yoloprune.models.door import Source, load
 from yoloprune.prune.budget import Budget
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.options import SlimOptions
+from yoloprune.prune.slim import slim
 from yoloprune.train.options import (
     Distil,
     DistillOptions,

@@ -19,7 +19,8 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.models.door import load
 from yoloprune.prune.budget import Budget
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.options import SlimOptions
+from yoloprune.prune.slim import slim
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
 

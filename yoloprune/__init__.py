@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from yoloprune.models.export import ExportOptions, ExportResult, export_model
     from yoloprune.prune.budget import Budget
     from yoloprune.prune.cut import cut_units
-    from yoloprune.prune.slim import SlimOptions, SlimResult, slim
+    from yoloprune.prune.options import SlimOptions
+    from yoloprune.prune.slim import SlimResult, slim
     from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
     from yoloprune.train.run import TrainResult
     from yoloprune.train.run import train as train_model
@@ -49,7 +50,7 @@ _HOMES = {
     "DistillOptions": "train.options",
     "ExportOptions": "models.export",
     "ExportResult": "models.export",
-    "SlimOptions": "prune.slim",
+    "SlimOptions": "prune.options",
     "SlimResult": "prune.slim",
     "Source": "models.door",
     "SparsityOptions": "train.options",

@@ -112,9 +112,9 @@ class YamlText:
     lines: Mapping[Where, int]
 
 
-def read_yaml(path: Path, error: Error) -> YamlText:
+def read_yaml(path: Path, error: Error, *, unique: bool = False) -> YamlText:
     """Read a YAML file of plain values; see :func:`parse_yaml`."""
-    return parse_yaml(read_text(path, error, most_mb=MAX_YAML_MB), path, error)
+    return parse_yaml(read_text(path, error, most_mb=MAX_YAML_MB), path, error, unique=unique)
 
 
 def parse_yaml(text: str, path: Path, error: Error, *, unique: bool = False) -> YamlText:

@@ -15,8 +15,9 @@ from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import Source
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, self_test
+from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.selftest import relative_difference
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.slim import slim
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from yoloprune.prune.score import Scores
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "budget: is empty. Give --percent, --macs, --params or --bytes"),
+        ({}, "budget: is empty. Give --percent, --macs, --params, --bytes or --latency"),
         ({"percent": 1.0}, "--percent: must be above 0 and below 1, got 1.0"),
         ({"macs": 1}, "--macs: must be a share between 0 and 1, or an amount, got 1"),
         ({"params": -3.0}, "--params: must be a share"),

@@ -13,8 +13,9 @@ from yoloprune.errors import CutError, FormatError, PlanError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import Source, load
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.plan import PrunePlan
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.slim import slim
 
 REPO = Path(__file__).parents[2]
 

@@ -526,7 +526,7 @@ def _set(path: str, value: object):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("version", 3), r"p.json: version: this yoloprune reads 1 and 2, got 3"),
+        (_set("version", 4), r"p.json: version: this yoloprune reads 1, 2, 3, got 4"),
         (_set("version", "1"), r"p.json: version: got '1', expected a whole number"),
         (_set("budget", []), r"p.json: budget: got \[\], expected an object"),
         (_set("budget.percent", 1.5), r"p.json: budget: --percent: must be above 0 .* got 1.5"),

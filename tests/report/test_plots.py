@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yoloprune.report.plots import Panel, channels_svg, detections_picture, scores_svg
+from yoloprune.report.plots import Panel, channels_svg, detections_picture, drop_svg, scores_svg
 
 
 def bars(svg: str, variable: str) -> list[float]:
@@ -86,3 +86,13 @@ def test_a_name_is_no_mathematics() -> None:
         for name in ("x" * 4, "$" + r"\alpha" * 4 + "$")
     )
     assert formula > 2.5 * letters  # 26 characters; read as mathematics, 4 letters
+
+
+def test_cuts_that_held_are_told_from_those_that_did_not() -> None:
+    svg = drop_svg([0.5, 0.25, 0.375], [0.6, 0.4, 0.58], 0.62, 0.05, 2)
+    ET.fromstring(svg)
+    points = {
+        variable: len(re.findall(rf"<use [^>]*style=\"fill: var\({variable}\)", svg))
+        for variable in ("--before", "--after", "--gone")
+    }
+    assert points == {"--before": 1, "--after": 2, "--gone": 1}

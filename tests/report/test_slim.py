@@ -269,6 +269,21 @@ def test_the_page_tells_of_a_search(kept: bool, said: str, tmp_path: Path) -> No
     assert ("first … <b>last</b> 12 50% 25%" in text) == kept
 
 
+def test_the_page_tells_of_a_bound_on_ap(tmp_path: Path) -> None:
+    trial = {"asked": 0.5, "macs": 0.493, "value": 0.41, "drop": 0.012, "held": True}
+    found = {
+        "bound": 0.03, "figure": "AP", "split": "held-back", "full": 0.422, "chosen": 0,
+        "again": 0.0121, "trials": [trial, {**trial, "macs": 0.24, "drop": 0.1, "held": False}],
+    }  # fmt: skip
+    file = write_slim_report(tmp_path / "page.html", {**RESULT, "max_drop": found}, *made())
+    parsed = _Page(file.read_text())
+    text = re.sub(r"\s+", " ", " ".join(parsed.text))
+    assert parsed.open == [] and parsed.loads == []
+    assert "The smallest within a drop of 0.03 2 cuts were tried" in text
+    assert "measured on held-back" in text and "anew it loses 0.0121 of AP" in text
+    assert "49.3% 0.4100 0.0120 yes" in text and "24.0% 0.4100 0.1000 no" in text
+
+
 SUITS = {
     "target": "onnx<b>runtime</b>", "path": "the blocked layout", "convs": 9, "avoid": [],
     "exempt": ["first"],

@@ -74,9 +74,24 @@ def test_limits_fall_by_the_same_factor_each_round() -> None:
     assert budget.precision == "fp16"  # as a .pt is kept
 
 
+def test_ratios_come_to_what_is_asked_after_the_last_round() -> None:
+    slim = "{ratios: {backbone: 0.271, 12: {max: 0.19, keep: 8}}}"
+    recipe = parse_recipe(
+        f"model: a.pt\ndata: b.yaml\nslim: {slim}\nstop: {{rounds: 2}}\n", Path("r.yaml")
+    )
+    backbone, twelve = recipe.slim.budget(None, {}, "fp32", 3).ratios
+    assert backbone.share == pytest.approx(0.1)  # 0.9 ** 3 = 1 - 0.271
+    twelve = recipe.slim.budget(None, {}, "fp32", 2).ratios[1]
+    assert (twelve.pattern, twelve.max, twelve.keep) == ("12", pytest.approx(0.1), 8)
+    assert not recipe.slim.seconds  # there is nothing to search for
+
+
 @pytest.mark.parametrize(
     ("slim", "message"),
     [
+        ("{ratios: {a: 0.1, b: 2}}", "slim.ratios: rules: b: got 2, expected a share"),
+        ("{ratios: {a: 0}}", "slim: budget: takes nothing: --ratios sets bounds only"),
+        ("{ratios: [1]}", r"slim.ratios: got \[1\], expected a valid dictionary"),
         ("{}", "slim: budget: is empty"),
         ("{macs: 0.5, step: 0.1}", "slim: step: is added to percent"),
         ("{macs: 2MB}", "slim.macs: is neither a share nor an amount, got '2MB'"),

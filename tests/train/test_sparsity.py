@@ -23,6 +23,7 @@ from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.planner import Planner
+from yoloprune.prune.ratios import parse_ratios
 from yoloprune.prune.score import score
 from yoloprune.train.gammas import Gammas
 from yoloprune.train.options import SparsityOptions
@@ -341,3 +342,20 @@ def test_a_model_without_batchnorm_is_refused(net: nn.Module) -> None:
     fused = net.fuse(verbose=False)  # type: ignore[operator]
     with pytest.raises(TrainError, match="no prunable BatchNorm"):
         method(fused, method="l1", strength=0.1)
+
+
+def test_auto_shrinks_what_ratios_let_go() -> None:
+    model, _ = load("yoloprune-demo.cfg", scratch=True)
+    graph = trace(model)
+    rules = parse_ratios({"backbone": 0, "head": 0.5}, "rules")
+    budget = Budget(percent=0.1, min_channels=1, ratios=rules)
+    method: Any = sparsity_of(model, graph, SparsityOptions(budget=budget, method="auto"), side=64)
+    chosen = method._chooser.renew(model, moving=True)
+    units = set(method.gammas.units[chosen].tolist())
+    assert units
+    for axis in graph.out_axes:
+        layer, lost = int(axis.module.split(".")[1]), len(units & set(axis.units.tolist()))
+        if layer <= 24:
+            assert not lost
+        elif layer in (25, 32):  # what the outputs read
+            assert lost == axis.units.size // 2

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from yoloprune.models.door import Source
     from yoloprune.prune.given import Decision
+    from yoloprune.prune.options import SlimOptions
     from yoloprune.prune.outline import Limit, Line, Outline
-    from yoloprune.prune.slim import SlimOptions
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def show_plan(
     """
     from yoloprune.measure.size import count
     from yoloprune.prune.choose import alive_warning
+    from yoloprune.prune.deciding import decide, search_log
     from yoloprune.prune.outline import outline
-    from yoloprune.prune.slim import decide, search_log
     from yoloprune.prune.stopwatch import Stopwatch
 
     watch = Stopwatch()

@@ -30,6 +30,14 @@ WeightsOpt = Annotated[
 ]
 DataOpt = Annotated[str | None, typer.Option(help="Data YAML, or Darknet .data, to measure AP on.")]
 SplitOpt = Annotated[str, typer.Option(help="Split of the data: train, val or test.")]
+HeldSplitOpt = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="Split of the data: train, val or test; or held-back, a fifth of train that is then "
+        "kept from repair.",
+    ),
+]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there is one.")]
 ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
 JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
@@ -59,6 +67,22 @@ PrecisionOpt = Annotated[
 ]
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
 MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
+MaxDropOpt = Annotated[
+    float | None,
+    typer.Option(
+        metavar="AP",
+        help="Search the smallest network that loses at most so much AP (0.01 is a point) after "
+        "repair, on --split of --data. It tries seven cuts.",
+    ),
+]
+RatiosOpt = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML with shares of single layers, by name or glob: `backbone.*: 0.3`, "
+        "`model.4.*: {min: 0.1, max: 0.5}`, `head.*: 0`. The rest meets the budget, if one is set.",
+    ),
+]
 RoundOpt = Annotated[
     int | None,
     typer.Option(help="Keep multiples of this, rounded up; 8, or what --target wants, if not."),
@@ -98,6 +122,8 @@ def budget_of(
     floors: tuple[int, float, int],
     *,
     file: str | Path = "",
+    ratios: Path | None = None,
+    max_drop: float | None = None,
 ) -> Budget:
     """What the flags of a cut ask for.
 
@@ -107,12 +133,15 @@ def budget_of(
         precision: of bytes.
         floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
         file: the model's, which says how it keeps numbers where ``precision`` does not.
+        ratios: file of shares of single layers.
+        max_drop: what AP may fall by.
 
     Raises:
         PlanError: a value is no number, or out of its range.
     """
     from yoloprune.errors import PlanError
     from yoloprune.prune.budget import Budget
+    from yoloprune.prune.ratios import read_ratios
     from yoloprune.texts import parse_amount, parse_latency
 
     if precision is not None and limits.get("bytes") is None:
@@ -133,6 +162,8 @@ def budget_of(
         min_channels=floors[0],
         max_layer_prune=floors[1],
         round_to=floors[2],
+        max_drop=max_drop,
+        ratios=() if ratios is None else read_ratios(ratios),
     )
 
 

@@ -17,9 +17,11 @@ from yoloprune.cli.options import (
     DataOpt,
     DebugOpt,
     DeviceOpt,
+    HeldSplitOpt,
     ImgszOpt,
     JsonOpt,
     MacsOpt,
+    MaxDropOpt,
     MaxLayerOpt,
     MinChannelsOpt,
     ModelArg,
@@ -27,9 +29,9 @@ from yoloprune.cli.options import (
     ParamsOpt,
     PercentOpt,
     PrecisionOpt,
+    RatiosOpt,
     RoundOpt,
     SeedOpt,
-    SplitOpt,
     TrustOpt,
     WeightsOpt,
     budget_of,
@@ -50,7 +52,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models.door import Source
-    from yoloprune.prune.slim import SlimOptions, SlimResult
+    from yoloprune.prune.options import SlimOptions
+    from yoloprune.prune.slim import SlimResult
 
 
 CriterionOpt = Annotated[
@@ -118,6 +121,8 @@ def slim(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    max_drop: MaxDropOpt = None,
+    ratios: RatiosOpt = None,
     latency: LatencyOpt = None,
     runtime: RuntimeOpt = None,
     threads: ThreadsOpt = None,
@@ -142,7 +147,7 @@ def slim(
     out: OutOpt = None,
     overwrite: OverwriteOpt = False,
     data: DataOpt = None,
-    split: SplitOpt = "val",
+    split: HeldSplitOpt = "val",
     imgsz: ImgszOpt = None,
     batch: PassOpt = 1,
     device: DeviceOpt = "",
@@ -156,10 +161,13 @@ def slim(
     if plan is not None:
         check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
-    if percent is None and not any(limits.values()):
+    if percent is None and ratios is None and max_drop is None and not any(limits.values()):
         percent = 0.5
     floors = (min_channels, max_layer_prune, rounding(round_to, target))
-    budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
+    budget = budget_of(
+        percent, limits, precision, floors,
+        file=named(model, cfg), ratios=ratios, max_drop=max_drop,
+    )  # fmt: skip
     check_device(device)
     stem = named(model, cfg).stem
     name = f"{stem}-slim"
@@ -172,8 +180,8 @@ def slim(
         loaded, source = load_model(model, cfg, weights, trust=trust)
         from yoloprune.models.door import input_size_of
         from yoloprune.prune.choose import parse_scope
+        from yoloprune.prune.options import SlimOptions
         from yoloprune.prune.score import parse_reduce
-        from yoloprune.prune.slim import SlimOptions
 
         options = SlimOptions(
             budget=budget,
@@ -297,6 +305,8 @@ def _show(result: SlimResult) -> None:
         show_line(_repaired(record["repair"]))
     if record["search"] is not None:
         show_line(_searched(record["search"]))
+    if record["max_drop"] is not None:
+        show_line(_dropped(record["max_drop"]))
     if record["latency"] is not None:
         show_line(_timed(record["latency"]))
     files = record["files"]
@@ -330,6 +340,23 @@ def _searched(record: Mapping[str, Any]) -> str:
     return (
         f"{took}what it sees is {nearer:.0%} nearer to the full network's than with even shares, "
         "on pictures that nothing was chosen by"
+    )
+
+
+def _dropped(record: Mapping[str, Any]) -> str:
+    """What a bound on AP came to, in a line."""
+    from yoloprune.measure.held_back import HELD_BACK
+
+    chosen, split = record["trials"][record["chosen"]], record["split"]
+    line = (
+        f"--max-drop {record['bound']:g}: of {len(record['trials'])} cuts the smallest that held "
+        f"has {chosen['macs']:.1%} of the multiply-adds; measured anew on {split}, it loses "
+        f"{record['again']:.4f} of {record['figure']}. It was chosen there, which flatters it: "
+    )
+    if split == HELD_BACK:
+        return line + "measure it on the val split, which nothing was chosen by"
+    return (
+        line + f"trust pictures more that nothing was chosen by, or search with --split {HELD_BACK}"
     )
 
 

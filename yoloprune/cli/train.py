@@ -26,6 +26,7 @@ from yoloprune.cli.options import (
     OverwriteOpt,
     ParamsOpt,
     PrecisionOpt,
+    RatiosOpt,
     RoundOpt,
     SeedOpt,
     SettingsOpt,
@@ -161,6 +162,7 @@ def train(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    ratios: RatiosOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
     round_to: RoundOpt = None,
@@ -189,17 +191,17 @@ def train(
     from yoloprune.train.options import parse_settings
 
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
-    limited = any(limits.values())
+    limited = any(limits.values()) or ratios is not None
     method = sparsity or ("auto" if limited or percent is not None else "none")
     budget = budget_of(
         0.5 if percent is None and not limited else percent, limits, precision,
         (min_channels, max_layer_prune, rounding(round_to, target)), file=model or cfg or "",
+        ratios=ratios,
     )  # fmt: skip
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
-        "device": device, "seed": seed, "only": only, "resume": resume,
-        "overwrite": overwrite,
+        "device": device, "seed": seed, "only": only, "resume": resume, "overwrite": overwrite,
         "sparsity": _sparsity(method, budget, strength, decay, importance, until),
         "distil": _teacher(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
@@ -372,11 +374,9 @@ def _carry_out(
     if not result.files:  # another process of a distributed run has them
         return
     record: dict[str, Any] = {
-        "model": str(source.model),
-        "data": options.data,
-        "pictures": options.pictures,
+        "model": str(source.model), "data": options.data, "pictures": options.pictures,
         "files": {"model": [str(file) for file in result.files]},
-    }
+    }  # fmt: skip
     if options.sparsity is not None:
         record["sparsity"] = result.sparsity
         record["files"]["sparsity"] = str(write_sparsity_picture(out))

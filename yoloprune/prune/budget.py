@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from yoloprune.errors import PlanError
+from yoloprune.prune.ratios import Rule, to_mapping
 
 Precision = Literal["fp32", "fp16", "int8"]
 """How numbers are kept: in 4 bytes each, in 2, or in 1 for weights and in 4 for the rest."""
@@ -36,6 +37,9 @@ class Budget:
         min_channels: every layer keeps at least so many channels (a narrower layer keeps all).
         max_layer_prune: no layer loses more than this share of its channels, in (0, 1].
         round_to: kept counts become multiples of this; what was no multiple may stay whole.
+        max_drop: AP (top-1 of classifiers) that a cut may lose after repair, in [0, 1);
+            ``slim`` searches the smallest cut that keeps to it.
+        ratios: layers with shares of their own, which hold whatever else is asked for.
 
     Raises:
         PlanError: nothing is asked for, or a value is out of its range.
@@ -50,13 +54,20 @@ class Budget:
     min_channels: int = 8
     max_layer_prune: float = 0.9
     round_to: int = 1
+    max_drop: float | None = None
+    ratios: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every range."""
-        if self.percent is None and not self.limits:
+        asks = self.percent is not None or bool(self.limits) or self.max_drop is not None
+        if not asks and not any(rule.takes for rule in self.ratios):
+            words = "takes nothing: --ratios sets bounds only" if self.ratios else "is empty"
             raise PlanError(
-                "budget: is empty. Give --percent, --macs, --params, --bytes or --latency."
+                f"budget: {words}. Give --percent, --macs, --params, --bytes or --latency."
             )
+        drop = self.max_drop
+        if drop is not None and not (is_number(drop) and 0 <= drop < 1):
+            raise PlanError(f"--max-drop: must be at least 0 and below 1, got {drop}.")
         if self.percent is not None and not (is_number(self.percent) and 0 < self.percent < 1):
             raise PlanError(f"--percent: must be above 0 and below 1, got {self.percent}.")
         for name, limit in self.limits.items():
@@ -88,7 +99,20 @@ class Budget:
         parts = [] if self.percent is None else [f"{self.percent:.1%} of the channels gone"]
         for name, limit in self.limits.items():
             parts.append(f"at most {self._most(name, limit)}")
+        if self.max_drop is not None:
+            parts.append(f"at most {self.max_drop:g} of AP lost")
+        if self.ratios:
+            many = len(self.ratios)
+            parts.append(f"ratios of {many} rule{'s' if many > 1 else ''}")
         return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; ``max_drop``, and ``ratios`` as a file has them, only where they are set."""
+        record = asdict(self)
+        del record["ratios"], record["max_drop"]
+        if self.max_drop is not None:
+            record["max_drop"] = self.max_drop
+        return record | ({"ratios": to_mapping(self.ratios)} if self.ratios else {})
 
     def _most(self, name: str, limit: float) -> str:
         """A limit in words."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloprune.channels.graph import Balance, BoolArray, IntArray
+from yoloprune.channels.graph import Balance, BoolArray, ChannelGraph, IntArray
 from yoloprune.errors import PlanError
 from yoloprune.measure.quantiles import FloatArray
 
@@ -47,13 +47,23 @@ class Bundles:
 
     Attributes:
         of_unit: int64 ``[n_units]``: rank of the unit's bundle, -1 where it must stay.
-        score: float64 ``[bundles]``, ascending.
+        score: float64 ``[bundles]``, ascending but for the first.
         channels: int64 ``[bundles]``.
+        first: how many of them go before all others, whatever their score.
     """
 
     of_unit: IntArray
     score: FloatArray
     channels: IntArray
+    first: int = 0
+
+    def led_by(self, leads: BoolArray) -> Bundles:
+        """The same, but those of ``leads``, bool ``[bundles]``, go first; else as before."""
+        order = np.argsort(~leads, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(order.size)
+        of_unit = np.where(self.of_unit < 0, -1, rank[self.of_unit])
+        return Bundles(of_unit, self.score[order], self.channels[order], int(leads.sum()))
 
     def count(self, counts: Counts) -> Entries:
         """How many channels of each counted set each bundle takes."""
@@ -188,3 +198,28 @@ def mask(index: IntArray, n: int) -> BoolArray:
 def reach(running: NDArray[np.int64], target: int) -> int:
     """How many leading items bring a running sum to ``target``; all where none does."""
     return min(int(np.searchsorted(running, target)) + 1, running.size)
+
+
+def distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:
+    """The sets of units that must not run empty: layers, and what no layer stands for.
+
+    Returns:
+        The distinct unit lists of layers (``out`` axes), and those of other axes, fields and
+        single groups of a grouped convolution that do not hold a whole layer (whose own floor
+        would keep them filled).
+    """
+    layers = {axis.units.tobytes(): axis.units.ravel() for axis in graph.out_axes}
+    others: dict[bytes, IntArray] = {}
+    for units in (*(axis.units for axis in graph.axes), *(item.units for item in graph.fields)):
+        for row in np.atleast_2d(units):
+            others.setdefault(row.tobytes(), row)
+    whole = [units for units in layers.values() if units.size]
+    first = np.array([units[0] for units in whole], dtype=np.int64)
+    needed = []
+    for key, units in others.items():
+        if key in layers or not units.size:
+            continue
+        inside = mask(units, graph.n_units)
+        if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
+            needed.append(units)
+    return list(layers.values()), needed

@@ -140,7 +140,7 @@ def choose_scores(
     check_criterion(criterion, scope, pictures=pictures is not None)
     why = "as asked"
     if criterion is None:
-        if scope != "local" and _is_sparse(model, planner or Planner(graph), budget, reduce):
+        if scope != "local" and is_sparse(model, planner or Planner(graph), budget, reduce):
             criterion, why = "gamma", "the scales were trained sparse"
         elif pictures is not None and scope != "global":
             criterion, why = RECON, "the scales were not trained sparse, and there are pictures"
@@ -250,7 +250,7 @@ def alive_warning(
     return None if sparsity_warning(scales, graph, remove) is None else _ALIVE
 
 
-def _is_sparse(model: nn.Module, planner: Planner, budget: Budget, reduce: Reduce) -> bool:
+def is_sparse(model: nn.Module, planner: Planner, budget: Budget, reduce: Reduce) -> bool:
     """Whether a cut by |gamma| would take switched-off channels alone."""
     try:
         scores = score(model, planner.graph, criterion="gamma", reduce=reduce)

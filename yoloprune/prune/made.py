@@ -26,6 +26,7 @@ class Made:
     Attributes:
         free: whether only channels went that were switched off.
         arbitrary: whether they were chosen by scores that hardly differ.
+        latency: what it takes, where that was limited.
     """
 
     model: nn.Module

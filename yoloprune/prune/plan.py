@@ -16,6 +16,7 @@ from yoloprune.channels.producers import layers_to_remove
 from yoloprune.errors import PlanError
 from yoloprune.files import write_bytes
 from yoloprune.prune.budget import LIMITS, Budget, is_number
+from yoloprune.prune.ratios import parse_ratios
 from yoloprune.texts import read_text
 
 VERSION = 3
@@ -95,7 +96,7 @@ class PrunePlan:
             "version": self.version,
             "source": None if self.source is None else asdict(self.source),
             "criterion": self.criterion,
-            "budget": asdict(self.budget),
+            "budget": self.budget.to_dict(),
             "reached": asdict(self.reached),
             "notes": list(self.notes),
         }
@@ -186,6 +187,11 @@ def _parse_budget(fields: _Fields, version: int) -> Budget:
         "max_layer_prune": fields.number("max_layer_prune"),
         "round_to": fields.integer("round_to"),
     }
+    if "max_drop" in fields.data:  # these two are there only where they were asked for
+        values["max_drop"] = fields.number("max_drop")
+    if "ratios" in fields.data:
+        at = f"{fields.where}: budget.ratios"
+        values["ratios"] = parse_ratios(fields.value("ratios"), at)
     fields.done()
     try:
         return Budget(**values)

@@ -10,7 +10,9 @@ How it chooses:
    the units of the parts are paired rank by rank and each pair stands or falls as one bundle.
    Whatever set of whole bundles goes, the counts stay equal, also where balances overlap.
 2. **Floors.** Bundles are taken in order of score; one that would bring a layer under its
-   floor, or empty any tensor, is passed over.
+   floor, or empty any tensor, is passed over. Rules for single layers (``Budget.ratios``) come
+   first: the lowest bundles of a layer that must lose a share stand before all others and go
+   whatever the budget, and floors are never less than what the rules allow.
 3. **Threshold.** The fewest first bundles go with which the percent is reached and every limit
    (multiply-adds, parameters, bytes) holds.
 4. **Rounding.** Every group and layer takes back its best removed bundles until its count is a
@@ -27,10 +29,21 @@ import numpy as np
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.channels.producers import remove_to_layers
 from yoloprune.errors import PlanError
+from yoloprune.prune.bounds import Bounds, forced
 from yoloprune.prune.budget import LIMITS, Budget
-from yoloprune.prune.bundles import Bundles, Counts, Entries, join, levels, mask, reach
+from yoloprune.prune.bundles import (
+    Bundles,
+    Counts,
+    Entries,
+    distinct_axes,
+    join,
+    levels,
+    mask,
+    reach,
+)
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.plan import Origin, PrunePlan, Reached
+from yoloprune.prune.ratios import Rule
 from yoloprune.prune.score import Scores, reduce_by_label
 
 
@@ -66,10 +79,11 @@ class Planner:
         self._free = graph.prunable
         self._channels = graph.channels
         self._levels = levels(graph.balances)
-        self._layers, others = _distinct_axes(graph)
+        self._layers, others = distinct_axes(graph)
         self._inputs = [axis.units.ravel() for axis in graph.axes if axis.role == "in"]
         self._floors = Counts.of([*self._layers, *others])
         self._rounded: dict[int, Counts] = {}
+        self._bounds: dict[tuple[Rule, ...], Bounds] = {}
 
     def choose(self, scores: Scores, budget: Budget) -> IntArray:
         """The units that a plan for this budget removes.
@@ -80,18 +94,24 @@ class Planner:
         Raises:
             PlanError: the scores are of another graph.
         """
+        if budget.max_drop is not None and budget.percent is None and not budget.limits:
+            raise PlanError("--max-drop: is no plan's budget, only `slim` searches within it.")
         free = self._scored(scores)
         bundles = self._bundle(scores, free)
         if not bundles.score.size:
             return np.zeros(0, dtype=np.int64)
         target = math.ceil((budget.percent or 0.0) * int(self._channels[free].sum()) - 1e-9)
-        order = np.flatnonzero(self._admitted(bundles, budget))
+        least, most = self._allowed(budget)
+        if least.any():
+            must = forced(bundles.count(self._floors), bundles.score.size, least, most)
+            bundles = bundles.led_by(must)
+        order = np.flatnonzero(self._admitted(bundles, most))
         if budget.limits:
             removed = self._limited_choice(bundles, order, target, budget)
         elif budget.round_to > 1:
             removed = self._rounded_choice(bundles, order, target, budget.round_to)
         else:
-            end = reach(np.cumsum(bundles.channels[order]), target)
+            end = self._end(bundles, np.cumsum(bundles.channels[order]), target)
             removed = mask(order[:end], bundles.score.size)
         goes = np.append(removed, False)[bundles.of_unit]
         return np.flatnonzero(goes)
@@ -162,30 +182,54 @@ class Planner:
         channels = np.bincount(label, weights=self._channels, minlength=n)[heads]
         return Bundles(rank[label], score[heads], channels.astype(np.int64))
 
-    def _admitted(self, bundles: Bundles, budget: Budget) -> BoolArray:
+    def _allowed(self, budget: Budget) -> tuple[IntArray, IntArray]:
+        """Int64 ``[sets]`` twice: channels that each counted set must lose, and may lose."""
+        size = self._floors.size
+        least, most = np.zeros_like(size), size - np.minimum(1, size)
+        layers = slice(0, len(self._layers))
+        share = np.floor(size[layers] * budget.max_layer_prune + 1e-9).astype(np.int64)
+        floor = np.minimum(budget.min_channels, size[layers])
+        most[layers] = np.minimum(size[layers] - floor, share)
+        if budget.ratios:
+            self.bounds(budget).narrow(self._layers, least, most, budget.round_to)
+        return np.minimum(least, most), most
+
+    def bounds(self, budget: Budget) -> Bounds:
+        """What the ratios of a budget come to.
+
+        Raises:
+            PlanError: one matches no layer, or two contradict each other.
+        """
+        if budget.ratios not in self._bounds:
+            self._bounds = {budget.ratios: Bounds(self.graph, budget.ratios)}
+        return self._bounds[budget.ratios]
+
+    @staticmethod
+    def _end(bundles: Bundles, running: IntArray, target: int) -> int:
+        """How many first bundles reach the target, and are all that must go."""
+        return max(bundles.first, reach(running, target) if target else 0)
+
+    def _admitted(self, bundles: Bundles, most: IntArray) -> BoolArray:
         """Bool ``[bundles]``: what would go if bundles were taken one by one within the floors.
 
         The one-by-one walk, vectorised: in each round, a bundle that fits even when all
         undecided ones before it go is in, one that does not fit beside those already in is out.
         The first undecided bundle is settled every round, and nearly always all of them are.
+
+        Args:
+            bundles: in the order in which they are taken.
+            most: int64 ``[sets]``: channels that each counted set may lose.
         """
         entries = bundles.count(self._floors)
-        size = entries.size
-        may_lose = size - np.minimum(1, size)
-        layers = slice(0, len(self._layers))
-        share = np.floor(size[layers] * budget.max_layer_prune + 1e-9).astype(np.int64)
-        floor = np.minimum(budget.min_channels, size[layers])
-        may_lose[layers] = np.minimum(size[layers] - floor, share)
-        limit = may_lose[entries.row]
-
+        limit = most[entries.row]
         n = bundles.score.size
         inside, out = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
         while True:
-            most = entries.running(entries.times * ~out[entries.bundle])
-            inside = ~out & ~mask(entries.bundle[most > limit], n)
-            least = entries.running(entries.times * inside[entries.bundle])
+            high = entries.running(entries.times * ~out[entries.bundle])
+            inside = ~out & ~mask(entries.bundle[high > limit], n)
+            low = entries.running(entries.times * inside[entries.bundle])
             own = np.where(inside[entries.bundle], 0, entries.times)
-            out |= mask(entries.bundle[least + own > limit], n) & ~inside
+            out |= mask(entries.bundle[low + own > limit], n) & ~inside
             if (inside | out).all():
                 return inside
 
@@ -203,7 +247,7 @@ class Planner:
 
         # The answer lies a little beyond the unrounded one: step on by what is missing until
         # it is reached, then bisect the last step.
-        low, high = 0, reach(running, target)
+        low, high = bundles.first, self._end(bundles, running, target)
         best, reached = rounded(high)
         while reached < target and high < order.size:
             low = high + 1
@@ -234,7 +278,7 @@ class Planner:
             holds = self._over(kept, limits, budget) is None
             return removed, holds and int(bundles.channels[removed].sum()) >= target
 
-        low, high = 0, order.size
+        low, high = bundles.first, order.size
         best, _ = taken(high)
         while low < high:
             middle = (low + high) // 2
@@ -312,6 +356,8 @@ class Planner:
                 f"asked for {wanted:.1%}, reached {reached.percent:.1%}: the rest is held "
                 f"by {_held_by(budget)}."
             )
+        if budget.ratios:
+            yield from self.bounds(budget).notes(mask(remove, self.graph.n_units), _floors(budget))
         if budget.limits and self.costs is not None:
             kept = ~mask(remove, self.graph.n_units)
             over = self._over(kept, self.costs.limits(budget), budget)
@@ -323,32 +369,11 @@ class Planner:
                 )
 
 
-def _distinct_axes(graph: ChannelGraph) -> tuple[list[IntArray], list[IntArray]]:
-    """The sets of units that must not run empty: layers, and what no layer stands for.
-
-    Returns:
-        The distinct unit lists of layers (``out`` axes), and those of other axes, fields and
-        single groups of a grouped convolution that do not hold a whole layer (whose own floor
-        would keep them filled).
-    """
-    layers = {axis.units.tobytes(): axis.units.ravel() for axis in graph.out_axes}
-    others: dict[bytes, IntArray] = {}
-    for units in (*(axis.units for axis in graph.axes), *(item.units for item in graph.fields)):
-        for row in np.atleast_2d(units):
-            others.setdefault(row.tobytes(), row)
-    whole = [units for units in layers.values() if units.size]
-    first = np.array([units[0] for units in whole], dtype=np.int64)
-    needed = []
-    for key, units in others.items():
-        if key in layers or not units.size:
-            continue
-        inside = mask(units, graph.n_units)
-        if not any(inside[whole[i]].all() for i in np.flatnonzero(inside[first])):
-            needed.append(units)
-    return list(layers.values()), needed
-
-
 def _held_by(budget: Budget) -> str:
+    return _floors(budget) + (", --ratios" if budget.ratios else "")
+
+
+def _floors(budget: Budget) -> str:
     held = f"--min-channels {budget.min_channels}, --max-layer-prune {budget.max_layer_prune:g}"
     return held + (f", --round-to {budget.round_to}" if budget.round_to > 1 else "")
 

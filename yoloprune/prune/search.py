@@ -159,7 +159,7 @@ def search(
     judges = trials.seen(see), trials.seen(back)
     thin = trials.repaired(trials.even)
     even, even_unseen = (judge.apart(thin) for judge in judges)
-    identity = fingerprint(model, pictures, asdict(budget), options.seed, scores.values.tobytes())
+    identity = fingerprint(model, pictures, budget.to_dict(), options.seed, scores.values.tobytes())
     log = _Log(options.log, identity)
     start = time.perf_counter() - log.seconds
     began, begin = _begin(trials, scores, judges[0], even, log, options, start)

@@ -70,7 +70,7 @@ def account(plan: PrunePlan, before: dict[str, Any], after: dict[str, Any]) -> d
     """What was asked, what was reached, and both sides of it."""
     saved = {key: 1 - after[key] / before[key] for key in ("params", "macs")}
     return {
-        "asked": asdict(plan.budget),
+        "asked": plan.budget.to_dict(),
         "reached": {**asdict(plan.reached), **saved},
         "before": before,
         "after": after,

@@ -3,52 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune.channels.trace import trace
-from yoloprune.darknet.network import DarknetModel
-from yoloprune.darknet.split import split_routes
-from yoloprune.errors import FormatError, PlanError
-from yoloprune.files import check_space, check_writable
+from yoloprune.errors import PlanError
 from yoloprune.measure.environment import environment
 from yoloprune.measure.fastpath import compared, notes
-from yoloprune.measure.pictures import Pictures, find_pictures
-from yoloprune.measure.progress import progress
+from yoloprune.measure.held_back import HELD_BACK, hold_back
 from yoloprune.measure.size import count
-from yoloprune.measure.sound import check_finite
-from yoloprune.measure.targets import rounding
-from yoloprune.measure.tasks import check_data
-from yoloprune.models.door import Source, digest, input_size_of, save
+from yoloprune.models.door import Source, save
 from yoloprune.prune.alive import are_alike
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (
-    calibration,
-    calibration_source,
     drift_warning,
-    lessons_for,
-    measured_shares,
     repair_on,
-    searched,
 )
-from yoloprune.prune.choose import Choice, Scope, alive_warning, check_criterion, choose_scores
-from yoloprune.prune.clock import Clock
-from yoloprune.prune.cost import Costs
+from yoloprune.prune.choose import alive_warning
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.given import Decision, choice_of, given_plan
-from yoloprune.prune.knapsack import shared_out
+from yoloprune.prune.deciding import Ready, decided, forget_searches, prepare
+from yoloprune.prune.drop import DropOptions, DropRecord, smallest_within
+from yoloprune.prune.fingerprint import fingerprint
+from yoloprune.prune.given import Decision
 from yoloprune.prune.made import Made, story, verdict
-from yoloprune.prune.plan import Origin, PrunePlan
-from yoloprune.prune.planner import Planner
+from yoloprune.prune.options import SlimOptions
+from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.repair import RepairRecord
-from yoloprune.prune.score import Reduce, Scores
-from yoloprune.prune.search import SearchOptions
+from yoloprune.prune.score import Scores
 from yoloprune.prune.selftest import tested_cut
-from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.sides import account, cost, quality
 from yoloprune.prune.stopwatch import Stopwatch
-from yoloprune.prune.timing import TimingOptions, clock_for, meet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,64 +42,6 @@ if TYPE_CHECKING:
     from yoloprune.channels.graph import ChannelGraph
 
 log = logging.getLogger(__name__)
-
-_FLOAT = 4
-"""Bytes of a parameter in a file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlimOptions:
-    """How to slim.
-
-    Attributes:
-        budget: how much is to go, and what must stay; not looked at where there is a plan.
-        out: folder for the model, the plan and the report.
-        criterion: what ``--criterion`` takes; None for what suits the network.
-        scope: ``global``, ``local`` or ``isomorphic``; None for the criterion's own.
-        reduce: how a unit's channels become one score.
-        compensate: fold the constants of removed channels into their consumers.
-        calib: pictures to repair with: a folder, a pattern, a list or a data set; None takes the
-            train split of ``data`` where that is given.
-        calib_images: how many of them.
-        repair: fit what is left to what the full network gave, where there are pictures.
-        search: seconds to look for better shares than even ones; 0 does not.
-        sensitivity: file of ``yoloprune sensitivity``, whose curves set the shares.
-        seed: of the search.
-        plan: file of a plan that is carried out as it is; nothing is chosen then.
-        split_routes: write grouped routes as convs of their own (Darknet).
-        target: name of what it will run on, to say what does not suit it; None only counts the
-            convs that leave ONNX Runtime's fast path.
-        data: data set to measure on; None measures none.
-        split: of the data set.
-        imgsz: input size for all measurements; None is the model's own.
-        batch: pictures a pass in latency.
-        device: where to measure.
-        repeats: timed passes; 0 times nothing.
-        timing: where a limit to latency is meant; needed where the budget has one.
-    """
-
-    budget: Budget
-    out: Path
-    criterion: str | None = None
-    scope: Scope | None = None
-    reduce: Reduce = "mean"
-    compensate: bool = True
-    calib: str | None = None
-    calib_images: int = 64
-    repair: bool = True
-    search: float = 0.0
-    sensitivity: Path | None = None
-    seed: int = 0
-    plan: Path | None = None
-    split_routes: bool = False
-    target: str | None = None
-    data: str | None = None
-    split: str = "val"
-    imgsz: int | tuple[int, int] | None = None
-    batch: int = 1
-    device: str = "cpu"
-    repeats: int = 30
-    timing: TimingOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,13 +79,41 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         PlanError: the budget cannot be met.
         CutError: the self-test found that outputs changed; nothing is written.
     """
+    with _parted(options, source) as (options, asked):
+        return _slim(model, source, options, asked)
+
+
+@contextmanager
+def _parted(options: SlimOptions, source: Source) -> Iterator[tuple[SlimOptions, SlimOptions]]:
+    """Options that measure on a part of the train split, where that is asked; and those given."""
+    if options.split != HELD_BACK:
+        yield options, options
+        return
+    if options.data is None:
+        raise PlanError(f"--split {HELD_BACK}: is of a data set. Give --data.")
+    stem = options.out / f"{source.model.stem}-{HELD_BACK}"
+    try:
+        data = hold_back(options.data, stem, seed=options.seed)
+        yield replace(options, data=str(data), split="val"), options
+    except BaseException:
+        for end in (".yaml", "-train.txt", "-val.txt"):
+            stem.with_name(stem.name + end).unlink(missing_ok=True)
+        raise
+
+
+def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOptions) -> SlimResult:
+    """As :func:`slim`; ``asked`` is what was asked for where a split was made for this."""
     stages = Stopwatch()
-    decision = decide(model, source, options, stages)
-    dense, size = model, decision.size
-    made = _make(decision, options, stages)
+    ready = prepare(model, source, options, stages)
+    dense, size, dropped = model, ready.size, None
+    if options.budget.max_drop is None:
+        made = _make(decided(ready, options, stages), options, stages)
+    else:
+        made, dropped = _within_drop(ready, options, asked.split, stages)
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, made.model, options.out / stem)
-    search_log(options.out, source).unlink(missing_ok=True)
+    forget_searches(options.out, source)
+    drop_log(options.out, source).unlink(missing_ok=True)
     plan_path = options.out / f"{files[0].stem}-plan.json"
     made.plan.write(plan_path)
     before, after = _measured(dense, made.model, source, files, size, options, stages)
@@ -167,8 +123,13 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         **account(made.plan, before, after),
         **story(made, compensate=options.compensate),
         "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
-        "verdict": verdict(made, before, after, files[0], options.data),
-        "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
+        "max_drop": None if dropped is None else dropped.to_dict(before, after),
+        "verdict": verdict(made, before, after, files[0], asked.data),
+        "files": {
+            "model": [str(f) for f in files],
+            "plan": str(plan_path),
+            **({} if asked is options else {"data": str(options.data)}),
+        },
         "seconds": stages.seconds,
         "environment": asdict(environment(options.device)),
     }
@@ -182,82 +143,45 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     )
 
 
-def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Decision:
-    """All up to the plan: check, trace, and choose what goes or read it.
+def drop_log(out: Path, source: Source) -> Path:
+    """Where ``--max-drop`` keeps its trials until the cut is saved."""
+    return out / f"{source.model.stem}-max-drop.json"
 
-    Args:
-        model: a loaded detector; not modified.
-        source: the files it came from.
-        options: how; nothing but the log of a search is written to its folder.
-        stages: told what each took.
 
-    Raises:
-        YoloPruneError: as :func:`slim`.
-    """
-    _check(model, options)
-    if options.split_routes:
-        if not isinstance(model, DarknetModel):
-            raise FormatError("--split-routes: is for Darknet models only.")
-        model = stages.run("split", split_routes, model)
-    size = input_size_of(model, options.imgsz)
-    pictures = stages.run(
-        "pictures",
-        calibration,
-        model,
-        _source(options),
-        size,
-        options.calib_images,
-        asked=options.calib is not None,
+def _within_drop(
+    ready: Ready, options: SlimOptions, split: str, stages: Stopwatch
+) -> tuple[Made, DropRecord]:
+    """The smallest cut whose AP falls no more than the budget lets it."""
+    data = options.data
+    assert data is not None
+    where = {"split": options.split, "device": options.device}
+
+    def chosen(budget: Budget) -> Decision:
+        return decided(ready, replace(options, budget=budget), stages)
+
+    def judged(model: nn.Module) -> dict[str, Any]:
+        found: dict[str, Any] = stages.run("val", quality, model, data, ready.size, **where)
+        return found
+
+    pictures = None if ready.pictures is None else ready.pictures.images
+    settings = replace(options, out=Path(), device="", timing=None)
+    identity = fingerprint(ready.model, pictures, settings, ready.size)
+    how = DropOptions(
+        budget=options.budget,
+        full_macs=count(ready.model, ready.size).macs,
+        size=ready.size,
+        split=split,
+        log=drop_log(options.out, ready.source),
+        identity=identity,
+        trials=options.drop_trials,
     )
-    graph = stages.run("trace", trace, model)
-    origin = Origin(path=source.parameters.name, sha256=digest(source))
-    if options.plan is not None:
-        plan = stages.run("plan", given_plan, options.plan, graph, origin)
-        choice = choice_of(plan, graph, options.plan)
-        return Decision(
-            model=model, graph=graph, size=size, pictures=pictures, choice=choice, plan=plan
-        )
-    clock = stages.run("profile", _clock, model, graph, options)
-    costs = Costs(model, graph, count(model, size), clock) if options.budget.limits else None
-    planner = Planner(graph, costs)
-    choice = _chosen(model, planner, size, pictures, source, options, stages)
-    latency = None
-    if clock is not None:
-        by, latency = stages.run(
-            "time", meet, model, planner, lambda b: shared_out(planner, choice, b), options.budget
-        )
-        choice = replace(choice, budget=by)
-    choice = replace(choice, scores=stages.run("share", shared_out, planner, choice, choice.budget))
-    asked = options.budget
-    plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
-    return Decision(
-        model=model, graph=graph, size=size, pictures=pictures, choice=choice, plan=plan,
-        clock=clock, latency=latency,
-    )  # fmt: skip
-
-
-def _chosen(
-    model: nn.Module,
-    planner: Planner,
-    size: tuple[int, int],
-    pictures: Pictures | None,
-    source: Source,
-    options: SlimOptions,
-    stages: Stopwatch,
-) -> Choice:
-    """Score, by curves or a search where these are asked for."""
-    choice: Choice = stages.run("score", _scored, model, planner, size, pictures, options)
-    if options.sensitivity is not None:
-        choice = measured_shares(choice, planner.graph, options.sensitivity)
-    if options.search and pictures is not None:
-        how = SearchOptions(
-            seconds=options.search,
-            seed=options.seed,
-            device=options.device,
-            log=search_log(options.out, source),
-        )
-        choice = stages.run("search", _searched, model, planner, choice, pictures, how, options)
-    return choice
+    return smallest_within(
+        judged(ready.model),
+        chosen,
+        lambda decision: _make(decision, options, stages),
+        lambda made: judged(made.model),
+        how,
+    )
 
 
 def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
@@ -292,33 +216,6 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
     )
 
 
-def _clock(model: nn.Module, graph: ChannelGraph, options: SlimOptions) -> Clock | None:
-    """What plans take, where time is limited."""
-    if options.budget.latency is None:
-        return None
-    if options.timing is None:
-        raise PlanError("--latency: is meant in some runtime. Say which with --runtime.")
-    with progress("latency table") as advance:
-        return clock_for(model, graph, replace(options.timing, progress=advance))
-
-
-def _searched(
-    model: nn.Module,
-    planner: Planner,
-    choice: Choice,
-    pictures: Pictures,
-    how: SearchOptions,
-    options: SlimOptions,
-) -> Choice:
-    """Shares that are searched for: at the multiply-adds where time is limited."""
-    if options.budget.latency is None:
-        return searched(model, planner.graph, choice, pictures, how)
-    assert planner.costs is not None
-    kept = kept_units(planner.graph, planner.choose(choice.scores, choice.budget))
-    at = replace(options.budget, latency=None, macs=float(max(planner.costs.macs(kept), 2)))
-    return searched(model, planner.graph, replace(choice, budget=at), pictures, how)
-
-
 def _measured(
     dense: nn.Module,
     thin: nn.Module,
@@ -339,61 +236,3 @@ def _measured(
             where = {"split": options.split, "device": options.device}
             records[name] |= stages.run("val", quality, model, options.data, size, **where)
     return records["before"], records["after"]
-
-
-def _check(model: nn.Module, options: SlimOptions) -> None:
-    """All that can be known to fail before any work."""
-    check_finite(model)
-    rounding(None, options.target)
-    check_writable(options.out)
-    check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
-    if options.data:
-        check_data(model, options.data, options.split)
-    source = _source(options)
-    if source is not None:
-        find_pictures(source)
-    search = options.search > 0
-    if options.sensitivity is not None:
-        Sensitivity.read(options.sensitivity)
-        if search or options.scope not in (None, "local"):
-            raise PlanError(
-                "--sensitivity: sets the shares of all parts. Leave --search and --scope out."
-            )
-    if search and not options.repair:
-        raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
-    check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)
-
-
-def _source(options: SlimOptions) -> str | None:
-    """What names the pictures to calibrate on."""
-    return calibration_source(
-        options.calib, options.data, repair=options.repair, criterion=options.criterion
-    )
-
-
-def _scored(
-    model: nn.Module,
-    planner: Planner,
-    size: tuple[int, int],
-    pictures: Pictures | None,
-    options: SlimOptions,
-) -> Choice:
-    sources = (options.calib, options.data)
-    lessons = lessons_for(model, options.criterion, sources, size, options.calib_images)
-    return choose_scores(
-        model,
-        planner.graph,
-        options.budget,
-        planner=planner,
-        criterion=options.criterion,
-        scope=options.scope if options.sensitivity is None else "local",
-        reduce=options.reduce,
-        pictures=None if pictures is None else pictures.images,
-        lessons=lessons,
-        device=options.device,
-    )
-
-
-def search_log(out: Path, source: Source) -> Path:
-    """Where a search keeps its trials until the cut is saved."""
-    return out / f"{source.model.stem}-search.json"

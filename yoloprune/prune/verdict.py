@@ -18,7 +18,8 @@ _EPOCHS = ((0.93, 5), (0.8, 20), (0.0, 40))
 """From a share of the accuracy on, so many epochs usually bring it back."""
 _HEAD_WORKS, _HEAD_DEAD = 0.04, 0.5
 """The same by the error of the output layers on pictures, as a share of their variance."""
-_KEYS = ("AP", "mask_AP", "keypoint_AP", "rotated_AP", "top1")
+FIGURES = ("AP", "mask_AP", "keypoint_AP", "rotated_AP", "top1")
+"""What a network is judged by: the first of these that was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def judge(
         data: the data set that was given, if any.
     """
     data = data or "DATA.yaml"
-    key = next((k for k in _KEYS if k in before and k in after), None)
+    key = next((k for k in FIGURES if k in before and k in after), None)
     if key is not None:
         share = after[key] / before[key] if before[key] else 1.0
         figure = f"{key} {after[key]:.3f}, before the cut {before[key]:.3f}"

@@ -121,6 +121,36 @@ def scores_svg(
     return _themed(figure, "scores")
 
 
+def drop_svg(
+    macs: Sequence[float], values: Sequence[float], full: float, bound: float, chosen: int
+) -> str:
+    """AP over multiply-adds of the cuts that were tried, and how low it may fall.
+
+    Args:
+        macs: of each cut, as a share of the full network's.
+        values: AP of each, in [0, 1].
+        full: of the full network.
+        bound: what AP may fall by.
+        chosen: index of the cut that was taken.
+
+    Returns:
+        An ``<svg>`` element for a page that defines ``--before --after --gone --mark --muted
+        --line``.
+    """
+    figure, axes = _chart(height=2.7)
+    axes.axhline(full - bound, color=_MARK, linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.scatter([1.0], [full], s=60, color=_BEFORE, zorder=3)
+    held = [value >= full - bound - 1e-9 for value in values]
+    for wanted, colour in ((True, _AFTER), (False, _GONE)):
+        at = [i for i, one in enumerate(held) if one == wanted]
+        axes.scatter([macs[i] for i in at], [values[i] for i in at], s=44, color=colour, zorder=3)
+    axes.scatter([macs[chosen]], [values[chosen]], s=150, facecolors="none", edgecolors=_AFTER)
+    axes.set_xlim(0, 1.04)
+    axes.set_xlabel("multiply-adds, share of the full network's")
+    axes.set_ylabel("AP")
+    return _themed(figure, "drop")
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """A picture with its detections.

@@ -15,7 +15,7 @@ from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
 from yoloprune.report.fastpath import fast_path
-from yoloprune.report.plots import channels_svg, repair_svg, scores_svg
+from yoloprune.report.plots import channels_svg, drop_svg, repair_svg, scores_svg
 
 _SIZES = {
     "params": "Parameters",
@@ -227,6 +227,7 @@ def _context(
         "repair": _repair(result.get("repair")),
         "fast_path": fast_path(result.get("fast_path")),
         "search": _search(result.get("search")),
+        "max_drop": _max_drop(result.get("max_drop")),
         "widths": widths,
         "widest": max((width.before for width in widths), default=1),
         "changed": sum(width.after < width.before for width in widths),
@@ -281,6 +282,27 @@ def _search(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "seconds": f"{record['seconds']:.0f}",
         "nearer": f"{1 - record['found_unseen'] / max(record['even_unseen'], 1e-12):.0%}",
         "stages": stages,
+    }
+
+
+def _max_drop(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the page says of a search within a bound on AP."""
+    if record is None:
+        return None
+    from markupsafe import Markup
+
+    trials = record["trials"]
+    macs, values = ([one[key] for one in trials] for key in ("macs", "value"))
+    svg = drop_svg(macs, values, record["full"], record["bound"], record["chosen"])
+    return {
+        "svg": Markup(svg),
+        "bound": f"{record['bound']:g}",
+        "split": plain(record["split"]),
+        "figure": record["figure"],
+        "again": f"{record['again']:.4f}",
+        "trials": [
+            (f"{t['macs']:.1%}", f"{t['value']:.4f}", f"{t['drop']:.4f}", t["held"]) for t in trials
+        ],
     }
 
 

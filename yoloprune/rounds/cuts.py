@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -19,6 +20,7 @@ from yoloprune.measure.targets import rounding
 from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.choose import Scope
 from yoloprune.prune.own import known_criteria
+from yoloprune.prune.ratios import parse_ratios
 from yoloprune.prune.score import CRITERIA, Reduce
 from yoloprune.prune.sighted import RECON
 from yoloprune.texts import cut, parse_amount, parse_time
@@ -51,6 +53,7 @@ class SlimSection(Section):
         macs, params, bytes: limits, of which all hold after the last round: shares of the dense
             network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
         precision: that ``bytes`` are counted in; as the model's file keeps them if not.
+        ratios: shares of single layers after the last round, as a file of ``--ratios`` has them.
         min_channels, max_layer_prune: as in ``Budget``, of each cut.
         round_to: likewise; what the target wants, or 8, if not.
         target: what the network will run on, by a name of the table.
@@ -69,6 +72,7 @@ class SlimSection(Section):
     params: Limit = None
     bytes: Limit = None
     precision: Precision | None = None
+    ratios: dict[str | int, Any] | None = None
     min_channels: int = 8
     max_layer_prune: float = 0.9
     round_to: int | None = None
@@ -95,6 +99,8 @@ class SlimSection(Section):
         """Whether shares are left to be searched for."""
         known = CRITERIA.get(self.criterion or "")
         ranks = self.criterion is None or (known is not None and known.ranks)
+        if self.percent is None and not self.limits:  # ratios set all shares
+            return False
         return self.scope == "local" or (self.scope is None and ranks)
 
     @field_validator("criterion")
@@ -107,6 +113,14 @@ class SlimSection(Section):
             why = ". Modules are imported for --criterion on the command line only"
         expected = ", ".join(known_criteria())
         raise ValueError(f"got {cut(repr(name), 60)}, expected one of {expected}{why}")
+
+    @field_validator("ratios")
+    @classmethod
+    def _rules(cls, ratios: dict[str | int, Any] | None) -> dict[str | int, Any] | None:
+        if ratios is not None:
+            with as_value_error():
+                parse_ratios(ratios, "rules")
+        return ratios
 
     @field_validator("target")
     @classmethod
@@ -125,7 +139,8 @@ class SlimSection(Section):
     @property
     def limits(self) -> dict[str, float]:
         """Those that are set, by name: below 1 a share of the dense network's, else an amount."""
-        set_ = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+        known = (name for name in LIMITS if name in type(self).model_fields)  # none of latency yet
+        set_ = {name: getattr(self, name) for name in known if getattr(self, name) is not None}
         return {k: parse_amount(str(v), of_bytes=k == "bytes") for k, v in set_.items()}
 
     @model_validator(mode="after")
@@ -143,9 +158,14 @@ class SlimSection(Section):
         return self
 
     def budget(
-        self, percent: float | None, limits: Mapping[str, float], precision: Precision
+        self,
+        percent: float | None,
+        limits: Mapping[str, float],
+        precision: Precision,
+        rounds: int = 1,
     ) -> Budget:
-        """Of a cut of so much of what is there."""
+        """Of a cut of so much of what is there, one of so many cuts of the same factor."""
+        rules = () if self.ratios is None else parse_ratios(self.ratios, "ratios")
         return Budget(
             percent=percent,
             **limits,
@@ -153,4 +173,5 @@ class SlimSection(Section):
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
             round_to=rounding(self.round_to, self.target),
+            ratios=tuple(rule.in_rounds(rounds) for rule in rules),
         )

@@ -39,7 +39,8 @@ from yoloprune.models.checkpoint import task_of
 from yoloprune.models.door import Source, digest, input_size_of, load, save, torch_device
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.slim import SlimOptions, slim
+from yoloprune.prune.options import SlimOptions
+from yoloprune.prune.slim import slim
 from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.rounds.folder import RECORD, STATE
@@ -269,7 +270,8 @@ class _Run:
         percent = recipe.percent(number)
         if percent is not None:
             percent = self.share(model, percent, self.total)
-        return recipe.slim.budget(percent, limits, recipe.precision)
+        rounds = recipe.stop.rounds
+        return recipe.slim.budget(percent, limits, recipe.precision, rounds)
 
     def share(self, model: nn.Module, percent: float, total: int) -> float:
         """What a round removes of what is there, to come to a share of the dense network."""

@@ -174,8 +174,9 @@ class TrainOptions:
 
     def wish(self) -> str:
         """What a run is begun with and goes on with, as JSON: sparsity, teaching, preset."""
-        sparsity = None if self.sparsity is None else asdict(self.sparsity)
-        distil = None
+        sparsity = distil = None
+        if self.sparsity is not None:
+            sparsity = asdict(self.sparsity) | {"budget": self.sparsity.budget.to_dict()}
         if self.distil is not None:
             distil = {k: v for k, v in asdict(self.distil).items() if k not in _PLACE}
         wish = {"sparsity": sparsity, "distil": distil, **self.tuning()}

@@ -10,6 +10,7 @@ Slimming", section 3; the proximal steps are those of Parikh & Boyd 2014, sectio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.measure.size import count
+from yoloprune.prune.areas import with_areas
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores, score
@@ -328,7 +330,9 @@ def sparsity_of(
 
     Raises:
         TrainError: the model has no prunable BatchNorm.
+        PlanError: the ratios of the budget are not of this model.
     """
+    options = replace(options, budget=with_areas(options.budget, model))
     options, _ = settled(options, model, graph)
     costs = Costs(model, graph, count(model, side)) if options.budget.limits else None
     return METHODS[options.method](model, Gammas(model, graph), options, costs)

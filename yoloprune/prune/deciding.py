@@ -1,0 +1,287 @@
+"""All of slimming up to the plan: checks, pictures, scores, shares, and what goes."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yoloprune.channels.trace import trace
+from yoloprune.darknet.network import DarknetModel
+from yoloprune.darknet.split import split_routes
+from yoloprune.errors import FormatError, PlanError
+from yoloprune.files import check_space, check_writable
+from yoloprune.measure.pictures import Pictures, find_pictures
+from yoloprune.measure.progress import progress
+from yoloprune.measure.size import count
+from yoloprune.measure.sound import check_finite
+from yoloprune.measure.targets import rounding
+from yoloprune.measure.tasks import check_data
+from yoloprune.models.door import Source, digest, input_size_of
+from yoloprune.prune.areas import with_areas
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.calibrate import (
+    calibration,
+    calibration_source,
+    lessons_for,
+    measured_shares,
+    searched,
+)
+from yoloprune.prune.choose import Choice, check_criterion, choose_scores, is_sparse
+from yoloprune.prune.clock import Clock
+from yoloprune.prune.cost import Costs
+from yoloprune.prune.cut import kept_units
+from yoloprune.prune.given import Decision, choice_of, given_plan
+from yoloprune.prune.knapsack import shared_out
+from yoloprune.prune.options import SlimOptions
+from yoloprune.prune.plan import Origin
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.search import SearchOptions
+from yoloprune.prune.sensitivity import Sensitivity
+from yoloprune.prune.stopwatch import Stopwatch
+from yoloprune.prune.timing import LatencyRecord, clock_for, meet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from yoloprune.channels.graph import ChannelGraph
+
+
+_FLOAT = 4
+"""Bytes of a parameter in a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A network that plans can be made of, as many as there are budgets.
+
+    Attributes:
+        model: full size, its grouped routes split where that was asked for.
+        source: its files.
+        graph: its channels.
+        size: height and width of its input in pixels.
+        pictures: to calibrate on, if there are any.
+        known: scores that later plans of the same options share; whether they were those of
+            switched-off channels → what was chosen.
+    """
+
+    model: nn.Module
+    source: Source
+    graph: ChannelGraph
+    size: tuple[int, int]
+    pictures: Pictures | None
+    known: dict[bool, Choice] = field(default_factory=dict)
+
+
+def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Decision:
+    """All up to the plan: check, trace, and choose what goes or read it.
+
+    Args:
+        model: a loaded detector; not modified.
+        source: the files it came from.
+        options: how; nothing but the log of a search is written to its folder.
+        stages: told what each took.
+
+    Raises:
+        PlanError: the budget bounds what AP may fall by, which only cuts can tell.
+        YoloPruneError: as :func:`slim`.
+    """
+    if options.budget.max_drop is not None:
+        raise PlanError(
+            "--dry-run: --max-drop cuts and measures before it knows the plan. Leave one out."
+        )
+    return decided(prepare(model, source, options, stages), options, stages)
+
+
+def prepare(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Ready:
+    """Check what can be known to fail, read the pictures, trace; arguments as :func:`decide`."""
+    _check(model, options)
+    if options.split_routes:
+        if not isinstance(model, DarknetModel):
+            raise FormatError("--split-routes: is for Darknet models only.")
+        model = stages.run("split", split_routes, model)
+    size = input_size_of(model, options.imgsz)
+    pictures = stages.run(
+        "pictures",
+        calibration,
+        model,
+        _source(options),
+        size,
+        options.calib_images,
+        asked=options.calib is not None,
+    )
+    graph = stages.run("trace", trace, model)
+    return Ready(model=model, source=source, graph=graph, size=size, pictures=pictures)
+
+
+def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
+    """Choose what goes, or read it."""
+    model, graph, source = ready.model, ready.graph, ready.source
+    origin = Origin(path=source.parameters.name, sha256=digest(source))
+    clock: Clock | None = None
+    latency: LatencyRecord | None = None
+    if options.plan is not None:
+        plan = stages.run("plan", given_plan, options.plan, graph, origin)
+        choice = choice_of(plan, graph, options.plan)
+    else:
+        clock = stages.run("profile", _clock, model, graph, options)
+        size = count(model, ready.size)
+        costs = Costs(model, graph, size, clock) if options.budget.limits else None
+        planner = Planner(graph, costs)
+        options = replace(options, budget=with_areas(options.budget, model))
+        planner.bounds(options.budget)  # what is wrong with its ratios is said before any scoring
+        choice = _chosen(ready, planner, options, stages)
+        if clock is not None:
+            by, latency = stages.run(
+                "time", meet, model, planner, partial(shared_out, planner, choice), options.budget
+            )
+            choice = replace(choice, budget=by)
+        shared = stages.run("share", shared_out, planner, choice, choice.budget)
+        choice = replace(choice, scores=shared)
+        asked = options.budget
+        plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
+    return Decision(
+        model=model,
+        graph=graph,
+        size=ready.size,
+        pictures=ready.pictures,
+        choice=choice,
+        plan=plan,
+        clock=clock,
+        latency=latency,
+    )
+
+
+def _chosen(ready: Ready, planner: Planner, options: SlimOptions, stages: Stopwatch) -> Choice:
+    """Score, by curves or a search where these are asked for."""
+    model, pictures = ready.model, ready.pictures
+    choice: Choice = stages.run("score", _known_or_scored, ready, planner, options)
+    if options.sensitivity is not None:
+        choice = measured_shares(choice, planner.graph, options.sensitivity)
+    if options.search and pictures is not None:
+        how = SearchOptions(
+            seconds=options.search,
+            seed=options.seed,
+            device=options.device,
+            log=search_log(options.out, ready.source, options.budget),
+        )
+        choice = stages.run("search", _searched, model, planner, choice, pictures, how, options)
+    return choice
+
+
+def _known_or_scored(ready: Ready, planner: Planner, options: SlimOptions) -> Choice:
+    """Scores do not depend on how much goes, but for whether that is switched off."""
+    model, budget = ready.model, options.budget
+    if budget.max_drop is None:
+        return _scored(model, planner, ready.size, ready.pictures, options)
+    free = options.criterion is None and options.scope != "local"
+    free = free and is_sparse(model, planner, budget, options.reduce)
+    if free not in ready.known:
+        ready.known[free] = _scored(model, planner, ready.size, ready.pictures, options)
+    return replace(ready.known[free], budget=budget)
+
+
+def _clock(model: nn.Module, graph: ChannelGraph, options: SlimOptions) -> Clock | None:
+    """What plans take, where time is limited."""
+    if options.budget.latency is None:
+        return None
+    if options.timing is None:
+        raise PlanError("--latency: is meant in some runtime. Say which with --runtime.")
+    with progress("latency table") as advance:
+        return clock_for(model, graph, replace(options.timing, progress=advance))
+
+
+def _searched(
+    model: nn.Module,
+    planner: Planner,
+    choice: Choice,
+    pictures: Pictures,
+    how: SearchOptions,
+    options: SlimOptions,
+) -> Choice:
+    """Shares that are searched for: at the multiply-adds where time is limited."""
+    if options.budget.latency is None:
+        return searched(model, planner.graph, choice, pictures, how)
+    assert planner.costs is not None
+    kept = kept_units(planner.graph, planner.choose(choice.scores, choice.budget))
+    at = replace(options.budget, latency=None, macs=float(max(planner.costs.macs(kept), 2)))
+    return searched(model, planner.graph, replace(choice, budget=at), pictures, how)
+
+
+def _check(model: nn.Module, options: SlimOptions) -> None:
+    """All that can be known to fail before any work."""
+    check_finite(model)
+    rounding(None, options.target)
+    check_writable(options.out)
+    check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
+    if options.data:
+        check_data(model, options.data, options.split)
+    source = _source(options)
+    if source is not None:
+        find_pictures(source)
+    search = options.search > 0
+    if options.sensitivity is not None:
+        Sensitivity.read(options.sensitivity)
+        if search or options.scope not in (None, "local"):
+            raise PlanError(
+                "--sensitivity: sets the shares of all parts. Leave --search and --scope out."
+            )
+    if options.budget.max_drop is not None and options.plan is not None:
+        raise PlanError("--max-drop: chooses what goes, and --plan says it. Leave one out.")
+    if options.budget.max_drop is not None and options.data is None:
+        raise PlanError("--max-drop: measures AP. Give --data.")
+    budget = options.budget
+    shared = budget.percent is None and not budget.limits and budget.max_drop is None
+    if shared and (search or options.sensitivity is not None):
+        flag = "search" if search else "sensitivity"
+        raise PlanError(
+            f"--{flag}: --ratios alone sets the shares here. Add --percent or a limit, which the "
+            "other layers are to meet."
+        )
+    if search and not options.repair:
+        raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
+    check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)
+
+
+def _source(options: SlimOptions) -> str | None:
+    """What names the pictures to calibrate on."""
+    return calibration_source(
+        options.calib, options.data, repair=options.repair, criterion=options.criterion
+    )
+
+
+def _scored(
+    model: nn.Module,
+    planner: Planner,
+    size: tuple[int, int],
+    pictures: Pictures | None,
+    options: SlimOptions,
+) -> Choice:
+    sources = (options.calib, options.data)
+    lessons = lessons_for(model, options.criterion, sources, size, options.calib_images)
+    return choose_scores(
+        model,
+        planner.graph,
+        options.budget,
+        planner=planner,
+        criterion=options.criterion,
+        scope=options.scope if options.sensitivity is None else "local",
+        reduce=options.reduce,
+        pictures=None if pictures is None else pictures.images,
+        lessons=lessons,
+        device=options.device,
+    )
+
+
+def search_log(out: Path, source: Source, budget: Budget | None = None) -> Path:
+    """Where a search keeps its trials until the cut is saved; each cut of several its own."""
+    each = "" if budget is None or budget.max_drop is None else f"-{budget.macs:.5f}"
+    return out / f"{source.model.stem}-search{each}.json"
+
+
+def forget_searches(out: Path, source: Source) -> None:
+    """Remove what searches kept."""
+    for path in out.glob(f"{glob.escape(source.model.stem)}-search*.json"):
+        path.unlink(missing_ok=True)
