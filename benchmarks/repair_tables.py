@@ -19,7 +19,7 @@ Ways without training:
 
 The criterion ``measured`` is ``recon`` with shares at which every part, pruned alone, loses alike,
 ``knapsack`` one with shares of which the squared losses are least at these multiply-adds;
-``searched`` goes on from ``measured`` for 60 trials. Rows of ``searched-from-even`` are of an earlier
+``searched`` goes on from ``measured`` for 60 trials. Rows of ``searched-from-even`` are of an older
 search, which began at even shares and tried 100 random changes.
 
 Ways with training, N epochs each (``auto``'s sparse epochs counted; the preset ``keep`` but for

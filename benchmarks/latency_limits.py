@@ -1,0 +1,249 @@
+"""Latency tables and limits to latency: what they foretell, what is measured, what it costs in AP.
+
+    python benchmarks/latency_limits.py tables   # error of tables on 20 plans that they never saw
+    python benchmarks/latency_limits.py limits   # networks slimmed to a share of their latency
+    python benchmarks/latency_limits.py macs     # beside them: a limit to MACs at the same latency
+
+One thread, 320 px, on a machine that does nothing else (``spread`` says how far quartiles were
+apart). ``limits`` slims by measured sensitivity on 64 train pictures without labels, repairs, and
+trains nothing; then ``time_files.py``, which is not part of the product, times the file beside the
+full network's, as stock Ultralytics exports both. AP is pycocotools' on the validation split, which
+nothing was chosen by. A finished row is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from repair_tables import NETS, RESULTS, ROOT, SHARED, SIZE, Net, Table, data_of, opened
+from torch import nn
+
+from yoloprune.channels.trace import trace
+from yoloprune.measure.accuracy import evaluate
+from yoloprune.measure.data import load_dataset
+from yoloprune.measure.detect import DetectOptions
+from yoloprune.measure.runtimes import RUNTIMES, RuntimeOptions, time_in_turn
+from yoloprune.measure.sessions import opened as sessions_of
+from yoloprune.measure.size import count
+from yoloprune.models.door import load, save
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.choose import choose_scores
+from yoloprune.prune.clock import Clock, LatencyTable
+from yoloprune.prune.cost import Costs
+from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.knapsack import knapsack
+from yoloprune.prune.planner import Planner
+from yoloprune.prune.profile import ProfileOptions, ladder, machine_of, profile
+from yoloprune.prune.repair import RepairOptions, repair
+from yoloprune.prune.score import Scores
+from yoloprune.prune.sensing import SensitivityOptions, sense
+from yoloprune.prune.sensitivity import by_curves
+from yoloprune.prune.timing import meet
+
+PROFILED = {
+    "yolov8n-bccd": str(SHARED / "weights/yolov8n-bccd.pt"),
+    "yolov5nu-bccd": str(SHARED / "weights/yolov5nu-bccd.pt"),
+    "yolov4-tiny": "yolov4-tiny.cfg",
+    "yolov5n-coco": str(SHARED / "weights/yolov5n-coco.cfg"),
+}
+LIMITED = ("yolov5nu-bccd", "yolov8n-bccd")
+SHARES = (0.5, 0.65, 0.8, 0.4, 0.25)
+UNSEEN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """How right a table is."""
+
+    network: str
+    runtime: str
+    seconds: float
+    full_ms: float
+    crossed_median: float
+    crossed_worst: float
+    unseen_median: float
+    unseen_worst: float
+    spread: float
+    machine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """A network slimmed to a limit."""
+
+    network: str
+    runtime: str
+    way: str
+    share: float
+    told: float
+    checked: float
+    full_ms: float
+    ms: float
+    macs: float
+    params: float
+    AP: float
+    AP50: float
+    tries: int
+    spread: float
+    machine: str
+
+
+def how(runtime: Any) -> RuntimeOptions:
+    """One thread, one picture."""
+    return RuntimeOptions(runtime=runtime, imgsz=(SIZE, SIZE))
+
+
+def told(network: str, runtime: str, work: Path) -> Told:
+    """Make a table, and hold it against plans that it never saw."""
+    model = load(PROFILED[network], scratch=network == "yolov4-tiny")[0]
+    graph = trace(model)
+    start = time.perf_counter()
+    table = profile(model, graph, ProfileOptions(runtime=how(runtime), model=network))
+    seconds = time.perf_counter() - start
+    table.write(work / f"{network}-{runtime}.json")
+    unseen = ladder(
+        graph, ProfileOptions(runtime=how(runtime), model=network, networks=UNSEEN, seed=1)
+    )
+    models = [cut_units(model, graph, np.flatnonzero(~kept)) for kept in unseen]
+    with sessions_of(models, how(runtime)) as sessions:
+        times = time_in_turn(sessions, 4)
+    clock = Clock(graph, table)
+    gaps = [
+        abs(clock.ms(kept) / ms - 1) for kept, ms in zip(unseen, times.usual, strict=True)
+    ]  # fmt: skip
+    return Told(
+        network=network,
+        runtime=f"{runtime} {table.version_of}",
+        seconds=round(seconds, 1),
+        full_ms=round(table.full, 2),
+        crossed_median=round(float(np.median(table.errors)), 4),
+        crossed_worst=round(table.errors[-1], 4),
+        unseen_median=round(float(np.median(gaps)), 4),
+        unseen_worst=round(max(gaps), 4),
+        spread=round(float(np.median(times.spreads)), 4),
+        machine=table.machine,
+    )
+
+
+def curves_of(net: Net, network: str, planner: Planner, work: Path) -> Scores:
+    """Recon within parts, and what each part loses."""
+    chosen = choose_scores(
+        net.model, net.graph, Budget(macs=0.5), planner=planner, criterion="recon", scope="local",
+        pictures=net.pictures,
+    )  # fmt: skip
+    sensed = SensitivityOptions(
+        file=work.parent / f"repair-tables/curves-{network}.json", model=f"curves-{network}",
+        shares=(0.5,), pictures=net.pictures, imgsz=(SIZE, SIZE), criterion="recon", device="cpu",
+    )  # fmt: skip
+    return by_curves(chosen.scores, net.graph, sense(net.model, sensed))
+
+
+def repaired(net: Net, kept: Any) -> nn.Module:
+    """Cut and repaired."""
+    plain = cut_units(net.model, net.graph, np.flatnonzero(~kept))
+    return repair(net.model, plain, net.graph, kept, net.pictures, RepairOptions()).model
+
+
+def checked(network: str, runtime: str, model: nn.Module, folder: Path) -> dict[str, Any]:
+    """What a script says that knows nothing of yoloprune."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = save(model, folder / "slim")[0]
+    script = ROOT / "benchmarks/time_files.py"
+    full = SHARED / NETS[network][0]
+    done = subprocess.run(
+        [sys.executable, str(script), runtime, str(full), str(file), "--imgsz", str(SIZE)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
+    """Slim to a limit of latency, or to the MACs whose latency is foretold to be that limit."""
+    net = opened(network)
+    clock = Clock(net.graph, LatencyTable.read(work / f"{network}-{runtime}.json"))
+    size = count(net.model, SIZE)
+    costs = Costs(net.model, net.graph, size, clock)
+    planner = Planner(net.graph, costs)
+    scores = curves_of(net, network, planner, work)
+
+    def at(budget: Budget) -> Scores:
+        return knapsack(planner, scores, budget)
+
+    budget = Budget(latency=share, round_to=8)
+    by, record = meet(net.model, planner, at, budget)
+    tries = len(record.tries)
+    if way != "latency":
+        by = same_time(planner, at, costs.clock, by, budget.round_to)
+    kept = kept_units(net.graph, planner.choose(at(by), by))
+    model = repaired(net, kept)
+    found = checked(network, runtime, model, work / f"{network}-{runtime}-{way}-{share}")
+    detect = DetectOptions(imgsz=SIZE, progress=False)
+    ap = evaluate(model, load_dataset(data_of(network)), detect).metrics
+    last = record.tries[-1]
+    return Met(
+        network=network, runtime=runtime, way=way, share=share,
+        told=round(last.ms / last.full, 4), checked=round(found["ratio"], 4),
+        full_ms=round(found["ms"][0], 2), ms=round(found["ms"][1], 2),
+        macs=round(costs.macs(kept) / costs.full.macs, 4),
+        params=round(costs.params(kept) / costs.full.params, 4),
+        AP=round(ap.AP, 4), AP50=round(ap.AP50, 4), tries=tries, spread=round(found["spread"], 4),
+        machine=machine_of(how(runtime)),
+    )  # fmt: skip
+
+
+def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) -> Budget:
+    """A limit to MACs at which as much time is foretold."""
+    wanted = clock.ms(kept_units(planner.graph, planner.choose(at(by), by)))
+    low, high = 0.02, 0.98
+    for _ in range(9):
+        middle = (low + high) / 2
+        budget = Budget(macs=middle, round_to=round_to)
+        kept = kept_units(planner.graph, planner.choose(at(budget), budget))
+        low, high = (middle, high) if clock.ms(kept) < wanted else (low, middle)
+    return Budget(macs=low, round_to=round_to)
+
+
+def main() -> None:
+    """Fill a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["tables", "limits", "macs"])
+    parser.add_argument("--networks", nargs="+")
+    parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES))
+    parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/latency-limits")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.what == "tables":
+        table = Table(args.out / f"latency-tables-{SIZE}px-cpu-1thread.csv", Told)
+        for network in args.networks or PROFILED:
+            for runtime in args.runtimes:
+                if not any(
+                    row["network"] == network and row["runtime"].startswith(runtime)
+                    for row in table.rows
+                ):
+                    table.add([told(network, runtime, args.work)])
+                    print(table.rows[-1], flush=True)
+        return
+    table = Table(args.out / f"latency-limits-{SIZE}px-cpu-1thread.csv", Met)
+    way = "latency" if args.what == "limits" else "macs"
+    for share in args.shares:
+        for network in args.networks or LIMITED:
+            for runtime in args.runtimes:
+                if not table.has(network=network, runtime=runtime, way=way, share=share):
+                    table.add([met(network, runtime, share, way, args.work)])
+                    print(table.rows[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
