@@ -16,17 +16,20 @@ Runtime one threshold .539, squares .549, fourth powers .544.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yoloprune.channels.graph import BoolArray, IntArray
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.bundles import mask
-from yoloprune.prune.choose import Choice
 from yoloprune.prune.clock import FloatArray
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
 from yoloprune.prune.sensitivity import Part, parts
+
+if TYPE_CHECKING:
+    from yoloprune.prune.choose import Choice
 
 _RUNGS = 16
 """Shares of a part that are tried."""

@@ -3,9 +3,10 @@
 Even shares for all are a robust start, and no score that was tried gives better ones. Trying does:
 a cut with other shares at the same multiply-adds is repaired on some pictures, and what it then
 sees on others is compared with what the full network sees there. No labels are needed. It begins
-where every part of the network, pruned alone, would lose alike. From there each part alone is
-spared a little, and all at once go where that brought most; then changes are random, of one or two
-runs of neighbouring parts at a time; what makes the difference smaller is kept, and tried again.
+at shares by what every part of the network, pruned alone, loses and costs. From there each part
+alone is spared a little, and all at once go where that brought most; then changes are random, of
+one or two runs of neighbouring parts at a time; what makes the difference smaller is kept, and
+tried again.
 
 What was found must also be nearer on a third part of the pictures, which nothing was chosen by;
 else shares stay even.
@@ -91,13 +92,13 @@ class SearchRecord:
     """What a search came to.
 
     Attributes:
-        parts: of the network that were pruned alone first, to begin where all lose alike.
+        parts: of the network that were pruned alone first, to begin by what they lose and cost.
         way: how these were looked at.
         trials: cuts that were repaired and looked at.
         gains: how many of them were the best so far.
         seconds: that it took.
         even: how far the even cut is from the full network on pictures that choose …
-        begun: … the cut where all parts lose alike, None where it was not tried …
+        begun: … the cut by what parts lose and cost, None where it was not tried …
         found: … and the best cut.
         even_unseen, found_unseen: the same on pictures that nothing was chosen by.
         kept: whether the best cut is taken; else the even one is.
@@ -207,7 +208,7 @@ def _begin(
     options: SearchOptions,
     start: float,
 ) -> tuple[bool, float]:
-    """Begin where all parts lose alike, if that is nearer to the full network than even shares.
+    """Begin by what parts lose and cost, if that is nearer to the full network than even shares.
 
     Returns:
         Whether it is, and how far that is; infinite where it was not tried.

@@ -1,4 +1,4 @@
-"""Where a search begins: shares at which every part of the network, pruned alone, loses alike."""
+"""Where a search begins: shares by what every part of the network, pruned alone, loses and costs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from yoloprune.prune.apart import Seen
+from yoloprune.prune.knapsack import knapsack
 from yoloprune.prune.score import Scores
 from yoloprune.prune.selftest import silenced
 from yoloprune.prune.sensitivity import Measurement, Part, Sensitivity, alone, by_curves, parts
@@ -55,7 +56,7 @@ def measured_start(
     known: dict[str, float],
     told: Callable[[str, float], None],
 ) -> Scores:
-    """Scores by which all parts lose alike, as places in (0, 1).
+    """Scores by which parts lose least for what they cost, as places in (0, 1).
 
     Args:
         trials: of the network.
@@ -80,7 +81,7 @@ def measured_start(
         model="", identity="", by="sight", full=0.0, criterion=scores.criterion,
         measured=tuple(rows),
     )  # fmt: skip
-    made = by_curves(scores, trials.graph, curves).values
+    made = knapsack(trials.planner, by_curves(scores, trials.graph, curves), trials.limit).values
     units = np.flatnonzero(~np.isnan(made))
     order = units[np.lexsort((scores.values[units], made[units]))]
     values = np.full_like(made, np.nan)

@@ -91,6 +91,13 @@ class Trials:
         self.even = Candidate(scores, budget, self.planner.choose(scores, budget))
         self._target = self._cost.macs(self._kept(self.even.remove))
 
+    @property
+    def limit(self) -> Budget:
+        """The budget by its limits: to multiply-adds where it has none."""
+        if self.budget.limits:
+            return self.budget
+        return replace(self.budget, percent=None, macs=float(max(self._target, 2)))
+
     def seen(self, pictures: Tensor) -> Seen:
         """What the full network sees on pictures."""
         return Seen(self.full, pictures)
