@@ -14,9 +14,10 @@ from yoloprune.channels import trace
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.measure.size import count
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.calibrate import shared_out
 from yoloprune.prune.choose import Choice
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.knapsack import _ladder, knapsack, shared_out
+from yoloprune.prune.knapsack import _ladder, knapsack
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
 from yoloprune.prune.sensitivity import parts

@@ -74,6 +74,17 @@ def test_limits_fall_by_the_same_factor_each_round() -> None:
     assert budget.precision == "fp16"  # as a .pt is kept
 
 
+def test_latency_falls_by_the_same_factor_each_round() -> None:
+    slim = "{latency: 2ms, runtime: torch, threads: 1}"
+    recipe = parse_recipe(
+        f"model: a.pt\ndata: b.yaml\nslim: {slim}\nstop: {{rounds: 2}}\n", Path("r.yaml")
+    )
+    found = [recipe.limits(n, {"latency": 8000.0})["latency"] for n in (1, 2)]
+    assert found == pytest.approx([4000, 2000])  # microseconds
+    assert recipe.slim.budget(None, {"latency": found[0]}, "fp32").latency == pytest.approx(4000)
+    assert recipe.slim.searches
+
+
 def test_ratios_come_to_what_is_asked_after_the_last_round() -> None:
     slim = "{ratios: {backbone: 0.271, 12: {max: 0.19, keep: 8}}}"
     recipe = parse_recipe(
@@ -96,6 +107,9 @@ def test_ratios_come_to_what_is_asked_after_the_last_round() -> None:
         ("{macs: 0.5, step: 0.1}", "slim: step: is added to percent"),
         ("{macs: 2MB}", "slim.macs: is neither a share nor an amount, got '2MB'"),
         ("{macs: 0.5, precision: fp16}", "slim: precision: is what bytes are counted in"),
+        ("{latency: fast}", "slim.latency: is neither a share nor a time, got 'fast'"),
+        ("{macs: 0.5, runtime: torch}", "slim: runtime, threads: say what latency is"),
+        ("{latency: 0.5, runtime: abacus}", "slim.runtime: got 'abacus'"),
     ],
 )
 def test_limits_that_cannot_be(slim: str, message: str) -> None:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,6 +24,9 @@ from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import RecipeError
 from yoloprune.models.door import load, save
+from yoloprune.prune import timing
+from yoloprune.prune.clock import FEATURES, Clock, LatencyTable, Timed
+from yoloprune.prune.profile import structure_of
 from yoloprune.rounds import run as rounds
 from yoloprune.rounds.recipe import Recipe, read_recipe
 
@@ -200,6 +205,34 @@ def test_stop_rules(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[-1]["macs"] <= 0.5 * rows[0]["macs"] < rows[-2]["macs"]
     assert result.record["accepted"] == rows[-1]["name"] != "round4"
     assert "MACs are at most 50%" in result.record["stopped"]
+
+
+def test_rounds_come_to_a_share_of_the_latency(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With tables that say that a network takes as long as it has products of channels."""
+
+    def profile(model: Any, graph: Any, options: Any) -> LatencyTable:
+        convs = {axis.module for axis in graph.out_axes}
+        factors = (0.0, 0.0, 0.0, 1e-4, *[0.0] * (FEATURES - 4))
+        table = LatencyTable(
+            model="m", structure=structure_of(model), runtime=options.runtime, version_of="1",
+            machine="elsewhere", full=1.0, modules=dict.fromkeys(convs, factors),
+            networks=(Timed(macs=1.0, ms=1.0, spread=0.0, predicted=1.0),),
+        )  # fmt: skip
+        return replace(table, full=Clock(graph, table).ms(np.ones(graph.n_units, dtype=bool)))
+
+    monkeypatch.setenv("YOLOPRUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(timing, "profile", profile)
+    slim = {**RECIPE["slim"], "percent": None, "step": 0.0, "latency": 0.4, "runtime": "torch"}
+    changes = {"train": None, "sparsify": None, "finetune": None}
+    result = rounds.run_recipe(read(place, name="time", slim=slim, **changes), place / "time")
+    _, first, second = result.record["rounds"]
+    assert first["macs"] > second["macs"]
+    tables = [LatencyTable.read(file) for file in (tmp_path / "latency").iterdir()]
+    full = sorted(table.full for table in tables)
+    assert len(full) == 2  # of the dense network and of the first round's
+    assert 0.5 < full[0] / full[1] <= 0.4**0.5
 
 
 def test_rounds_come_to_a_share_of_the_multiply_adds(place: Path) -> None:

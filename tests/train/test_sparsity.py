@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,15 @@ from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
+from yoloprune.measure.runtimes import RuntimeOptions
 from yoloprune.measure.size import count
 from yoloprune.models.door import load
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.clock import FEATURES, Clock, LatencyTable, Timed
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.planner import Planner
+from yoloprune.prune.profile import structure_of
 from yoloprune.prune.ratios import parse_ratios
 from yoloprune.prune.score import score
 from yoloprune.train.gammas import Gammas
@@ -359,3 +364,28 @@ def test_auto_shrinks_what_ratios_let_go() -> None:
             assert not lost
         elif layer in (25, 32):  # what the outputs read
             assert lost == axis.units.size // 2
+
+
+def test_auto_holds_a_limit_to_latency(tmp_path: Path) -> None:
+    model = randomised(load("yoloprune-demo.cfg", scratch=True)[0])
+    graph = trace(model)
+    runtime = RuntimeOptions(runtime="torch", imgsz=(64, 64))
+    convs = {axis.module for axis in graph.out_axes}
+    table = LatencyTable(
+        model="demo", structure=structure_of(model), runtime=runtime, version_of="1", machine="m",
+        full=1.0, networks=(Timed(macs=1.0, ms=1.0, spread=0.0, predicted=1.0),),
+        modules=dict.fromkeys(convs, (0.0, 0.0, 0.0, 1e-4, *[0.0] * (FEATURES - 4))),
+    )  # fmt: skip
+    table.write(tmp_path / "t.json")
+    budget = Budget(latency=0.6, min_channels=1)
+    options = SparsityOptions(budget=budget, criterion="gamma")
+    with pytest.raises(TrainError, match="--latency: is meant in some runtime"):
+        sparsity_of(model, graph, options, side=64)
+    told = replace(options, runtime=runtime, table=str(tmp_path / "t.json"))
+    method: Any = sparsity_of(model, graph, told, side=64)
+    chosen = method._chooser.renew(model, moving=True)
+    kept = np.ones(graph.n_units, dtype=bool)
+    kept[method.gammas.units[chosen]] = False
+    clock = Clock(graph, table)
+    share = clock.ms(kept) / clock.ms(np.ones(graph.n_units, dtype=bool))
+    assert 0.5 < share <= 0.6

@@ -24,7 +24,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import Column, show_line, show_table
-from yoloprune.cli.timing import RuntimeOpt, ThreadsOpt, runtime_of
+from yoloprune.cli.timing import RuntimeOpt, ThreadsOpt
 
 if TYPE_CHECKING:
     from yoloprune.prune.clock import LatencyTable
@@ -73,11 +73,12 @@ def profile(
     loaded, source = load_model(model, cfg, weights, trust=trust)
     from yoloprune.channels.trace import trace
     from yoloprune.measure.progress import progress
+    from yoloprune.measure.runtimes import runtime_here
     from yoloprune.models.door import input_size_of
     from yoloprune.prune.profile import ProfileOptions, structure_of
     from yoloprune.prune.profile import profile as measure
 
-    how = runtime_of(
+    how = runtime_here(
         runtime, device=device, threads=threads, size=input_size_of(loaded, imgsz),
         batch=batch, precision=precision,
     )  # fmt: skip

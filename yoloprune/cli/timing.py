@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yoloprune.cli.options import torch_name
-
 if TYPE_CHECKING:
-    from yoloprune.measure.runtimes import RuntimeOptions
     from yoloprune.prune.timing import TimingOptions
 
 LatencyOpt = Annotated[
@@ -40,47 +37,6 @@ TableOpt = Annotated[
 ]
 
 
-def runtime_of(
-    name: str | None,
-    *,
-    device: str,
-    threads: int | None,
-    size: tuple[int, int],
-    batch: int = 1,
-    precision: str = "fp32",
-) -> RuntimeOptions:
-    """Where a network will run.
-
-    Args:
-        name: of the runtime; None for what is there.
-        device: as it was typed; empty for a GPU where torch is meant and there is one.
-        threads: that compute.
-        size: height and width of the input in pixels.
-        batch: pictures a pass.
-        precision: of weights and activations.
-
-    Raises:
-        MeasureError: the runtime is unknown, or a number means nothing.
-    """
-    from importlib.util import find_spec
-
-    import torch
-
-    from yoloprune.measure.runtimes import RuntimeOptions
-
-    found = name or ("onnxruntime" if find_spec("onnxruntime") else "torch")
-    place = device if found == "openvino" else torch_name(device) if device else ""
-    place = place or (torch_name("") if found == "torch" else "cpu")
-    return RuntimeOptions(
-        runtime=found,  # type: ignore[arg-type]
-        imgsz=size,
-        batch=batch,
-        device=place,
-        precision=precision,  # type: ignore[arg-type]
-        threads=threads or torch.get_num_threads(),
-    )
-
-
 def timing_of(
     latency: str | None,
     runtime: str | None,
@@ -100,7 +56,7 @@ def timing_of(
         MeasureError: the runtime is unknown or not installed.
     """
     from yoloprune.errors import PlanError
-    from yoloprune.measure.runtimes import version_of
+    from yoloprune.measure.runtimes import runtime_here, version_of
     from yoloprune.prune.clock import LatencyTable
     from yoloprune.prune.timing import TimingOptions
 
@@ -115,6 +71,6 @@ def timing_of(
             raise PlanError("--latency-table: says where it was measured. Leave the rest out.")
         how = LatencyTable.read(table).runtime
     else:
-        how = runtime_of(runtime, device=device, threads=threads, size=size, batch=batch)
+        how = runtime_here(runtime, device=device, threads=threads, size=size, batch=batch)
         version_of(how.runtime)
     return TimingOptions(runtime=how, table=table, model=model, round_to=round_to)

@@ -41,6 +41,8 @@ from yoloprune.cli.options import (
 )
 from yoloprune.cli.tables import show_line
 from yoloprune.cli.targets import TargetOpt, warn_of_ops
+from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
+from yoloprune.cli.training import sparsity_of, teacher_of, timed
 from yoloprune.errors import TrainError
 from yoloprune.files import check_writable
 
@@ -48,8 +50,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models.door import Source
-    from yoloprune.prune.budget import Budget
-    from yoloprune.train.options import DistillOptions, Preset, SparsityOptions
+    from yoloprune.train.options import Preset
 
 
 TrainDataOpt = Annotated[
@@ -162,6 +163,10 @@ def train(
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
     precision: PrecisionOpt = None,
+    latency: LatencyOpt = None,
+    runtime: RuntimeOpt = None,
+    threads: ThreadsOpt = None,
+    latency_table: TableOpt = None,
     ratios: RatiosOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
@@ -188,9 +193,10 @@ def train(
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
     from yoloprune.measure.targets import rounding
+    from yoloprune.models.door import input_size_of
     from yoloprune.train.options import parse_settings
 
-    limits = {"macs": macs, "params": params, "bytes": max_bytes}
+    limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
     limited = any(limits.values()) or ratios is not None
     method = sparsity or ("auto" if limited or percent is not None else "none")
     budget = budget_of(
@@ -202,14 +208,20 @@ def train(
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
         "device": device, "seed": seed, "only": only, "resume": resume, "overwrite": overwrite,
-        "sparsity": _sparsity(method, budget, strength, decay, importance, until),
-        "distil": _teacher(teacher, how, trust, alone=pictures is not None),
+        "sparsity": sparsity_of(method, budget, strength, decay, importance, until),
+        "distil": teacher_of(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
     }  # fmt: skip
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
         warn_of_ops(loaded, target, imgsz)
+        timing = timing_of(
+            latency, runtime, latency_table, device="cpu", threads=threads,
+            size=input_size_of(loaded, imgsz), batch=1, model=source.model.name,
+            round_to=budget.round_to,
+        )  # fmt: skip
+        asked["sparsity"] = timed(asked["sparsity"], timing)
         asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
         _carry_out(loaded, source, folder, asked, imgsz, json_file)
     if is_first():
@@ -291,58 +303,6 @@ def _newest_unfinished() -> Path:
         f"--resume: there is no unfinished run in {RUNS / 'train'} or one numbered after it. Name "
         "its folder with -o."
     )
-
-
-def _sparsity(
-    method: str,
-    budget: Budget,
-    strength: float,
-    decay: str,
-    importance: str | None,
-    until: float,
-) -> SparsityOptions | None:
-    """What the flags of sparsity ask for.
-
-    Raises:
-        TrainError: a value is out of its range, or belongs to another method.
-    """
-    from yoloprune.train.options import SparsityOptions
-
-    if method != "none":
-        return SparsityOptions(
-            budget=budget,
-            method=method,  # type: ignore[arg-type]
-            strength=strength,
-            decay=decay,  # type: ignore[arg-type]
-            criterion=importance,  # type: ignore[arg-type]
-            until=until,
-        )
-    if strength or decay != "none":
-        raise TrainError("--strength, --decay: need --sparsity l1, prox or group.")
-    if importance is not None:
-        raise TrainError(f"--criterion {importance}: needs --percent, for --sparsity auto.")
-    return None
-
-
-def _teacher(
-    teacher: str | None, how: Mapping[str, Any], trust: bool, *, alone: bool
-) -> DistillOptions | None:
-    """What the flags of distillation ask for; those left out stay as the options have them.
-
-    Raises:
-        TrainError: they say how to learn beside labels, where none is read.
-    """
-    from yoloprune.train.options import DistillOptions
-
-    given = {name: value for name, value in how.items() if value is not None}
-    if alone and given:
-        raise TrainError(
-            "--distil, --distil-weight, --distil-fade: say how to learn beside labels. Leave them "
-            "out with --pictures."
-        )
-    if teacher is None or given.get("mode") == "off":
-        return None
-    return DistillOptions(teacher=teacher, trust=trust, **given)
 
 
 def _carry_out(

@@ -14,7 +14,10 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
+import torch
+
 from yoloprune.errors import MeasureError
+from yoloprune.models.door import torch_device
 
 RuntimeName = Literal["torch", "onnxruntime", "openvino"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -170,3 +173,40 @@ def time_in_turn(
                 session.watch()
             advance(1)
     return times
+
+
+def runtime_here(
+    name: str | None,
+    *,
+    device: str,
+    threads: int | None,
+    size: tuple[int, int],
+    batch: int = 1,
+    precision: str = "fp32",
+) -> RuntimeOptions:
+    """Where a network will run, of what a user says of it.
+
+    Args:
+        name: of the runtime; None for ONNX Runtime where it is installed, else torch.
+        device: as it was typed; empty for the CPU, in torch for a GPU where there is one.
+        threads: that compute; None for as many as torch uses.
+        size: height and width of the input in pixels.
+        batch: pictures a pass.
+        precision: of weights and activations.
+
+    Raises:
+        MeasureError: the runtime is unknown, or a number means nothing.
+    """
+    found = name or ("onnxruntime" if find_spec("onnxruntime") else "torch")
+    if found == "openvino":
+        place = device or "cpu"
+    else:
+        place = torch_device(device) if device or found == "torch" else "cpu"
+    return RuntimeOptions(
+        runtime=found,  # type: ignore[arg-type]
+        imgsz=size,
+        batch=batch,
+        device=place,
+        precision=precision,  # type: ignore[arg-type]
+        threads=threads or torch.get_num_threads(),
+    )

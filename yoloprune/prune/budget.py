@@ -98,7 +98,7 @@ class Budget:
         """In words."""
         parts = [] if self.percent is None else [f"{self.percent:.1%} of the channels gone"]
         for name, limit in self.limits.items():
-            parts.append(f"at most {self._most(name, limit)}")
+            parts.append(f"at most {self.words(name, limit)}")
         if self.max_drop is not None:
             parts.append(f"at most {self.max_drop:g} of AP lost")
         if self.ratios:
@@ -114,8 +114,8 @@ class Budget:
             record["max_drop"] = self.max_drop
         return record | ({"ratios": to_mapping(self.ratios)} if self.ratios else {})
 
-    def _most(self, name: str, limit: float) -> str:
-        """A limit in words."""
+    def words(self, name: str, limit: float) -> str:
+        """A limit, or what is held against it, in words."""
         if name == "latency":
             return f"{limit:.1%} of the latency" if limit < 1 else f"{limit / 1000:.4g} ms"
         what = f"{self.precision} bytes" if name == "bytes" else LIMITS[name]

@@ -14,6 +14,7 @@ from yoloprune.measure.progress import progress
 from yoloprune.measure.resolve import describe
 from yoloprune.prune.choose import Choice
 from yoloprune.prune.evidence import Lessons, check_teachable, is_labelled, labelled_lessons
+from yoloprune.prune.knapsack import knapsack
 from yoloprune.prune.own import find_criterion
 from yoloprune.prune.repair import Repaired, RepairOptions, RepairRecord, repair
 from yoloprune.prune.search import LEAST, SearchOptions, search
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.channels.graph import BoolArray, ChannelGraph
+    from yoloprune.prune.budget import Budget
+    from yoloprune.prune.planner import Planner
+    from yoloprune.prune.score import Scores
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +156,13 @@ def measured_shares(choice: Choice, graph: ChannelGraph, file: Path) -> Choice:
     why = f"shares {how}, as {file.name} measured"
     scores = replace(made, criterion=name)
     return replace(choice, scores=scores, scope="global", why=why, compares=False, curves=True)
+
+
+def shared_out(planner: Planner, choice: Choice, budget: Budget) -> Scores:
+    """Scores for a budget: by the knapsack where a choice has curves, and there is a limit."""
+    if choice.curves and budget.limits:
+        return knapsack(planner, choice.scores, budget)
+    return choice.scores
 
 
 def repair_on(

@@ -28,13 +28,13 @@ from yoloprune.prune.calibrate import (
     lessons_for,
     measured_shares,
     searched,
+    shared_out,
 )
 from yoloprune.prune.choose import Choice, check_criterion, choose_scores, is_sparse
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import kept_units
 from yoloprune.prune.given import Decision, choice_of, given_plan
-from yoloprune.prune.knapsack import shared_out
 from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.plan import Origin
 from yoloprune.prune.planner import Planner

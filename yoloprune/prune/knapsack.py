@@ -16,7 +16,6 @@ Runtime one threshold .539, squares .549, fourth powers .544.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,9 +26,6 @@ from yoloprune.prune.clock import FloatArray
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
 from yoloprune.prune.sensitivity import Part, parts
-
-if TYPE_CHECKING:
-    from yoloprune.prune.choose import Choice
 
 _RUNGS = 16
 """Shares of a part that are tried."""
@@ -50,13 +46,6 @@ class _Width:
 
     remove: IntArray
     loss: float
-
-
-def shared_out(planner: Planner, choice: Choice, budget: Budget) -> Scores:
-    """Scores for a budget: by the knapsack where a choice has curves, and there is a limit."""
-    if choice.curves and budget.limits:
-        return knapsack(planner, choice.scores, budget)
-    return choice.scores
 
 
 def knapsack(planner: Planner, scores: Scores, budget: Budget) -> Scores:

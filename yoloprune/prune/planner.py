@@ -30,7 +30,7 @@ from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.channels.producers import remove_to_layers
 from yoloprune.errors import PlanError
 from yoloprune.prune.bounds import Bounds, forced
-from yoloprune.prune.budget import LIMITS, Budget
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.bundles import (
     Bundles,
     Counts,
@@ -362,10 +362,12 @@ class Planner:
             kept = ~mask(remove, self.graph.n_units)
             over = self._over(kept, self.costs.limits(budget), budget)
             if over is not None:
-                limit = self.costs.limits(budget)[over[0]]
+                name, amount = over
+                limit = self.costs.limits(budget)[name]
                 yield (
-                    f"asked for at most {limit:,.0f} {LIMITS[over[0]]}, reached {over[1]:,}: the "
-                    f"rest is held by {_held_by(budget)}, or frozen."
+                    f"asked for at most {budget.words(name, limit)}, reached "
+                    f"{budget.words(name, amount)}: the rest is held by {_held_by(budget)}, or "
+                    "frozen."
                 )
 
 

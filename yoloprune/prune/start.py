@@ -1,4 +1,4 @@
-"""Where a search begins: shares by what every part of the network, pruned alone, loses and costs."""
+"""Where a search begins: shares by what every part, pruned alone, loses and costs."""
 
 from __future__ import annotations
 

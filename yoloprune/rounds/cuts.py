@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from yoloprune.errors import YoloPruneError
+from yoloprune.measure.runtimes import RuntimeName
 from yoloprune.measure.targets import rounding
 from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.choose import Scope
@@ -23,7 +24,7 @@ from yoloprune.prune.own import known_criteria
 from yoloprune.prune.ratios import parse_ratios
 from yoloprune.prune.score import CRITERIA, Reduce
 from yoloprune.prune.sighted import RECON
-from yoloprune.texts import cut, parse_amount, parse_time
+from yoloprune.texts import cut, parse_amount, parse_latency, parse_time
 
 Limit = str | int | float | None
 
@@ -43,6 +44,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _parsed(name: str, limit: str | float) -> float:
+    """A limit as a budget has it."""
+    if name == "latency":
+        return parse_latency(str(limit))
+    return parse_amount(str(limit), of_bytes=name == "bytes")
+
+
 class SlimSection(Section):
     """The cuts.
 
@@ -52,6 +60,8 @@ class SlimSection(Section):
         step: what each further round adds to it.
         macs, params, bytes: limits, of which all hold after the last round: shares of the dense
             network's, or amounts such as ``2.1G``. Each round before it takes the same factor.
+        latency: a limit in the same way, ``0.5`` or ``12ms``, of a pass in …
+        runtime, threads: … this runtime, with so many threads; as ``slim`` has it if not.
         precision: that ``bytes`` are counted in; as the model's file keeps them if not.
         ratios: shares of single layers after the last round, as a file of ``--ratios`` has them.
         min_channels, max_layer_prune: as in ``Budget``, of each cut.
@@ -71,6 +81,9 @@ class SlimSection(Section):
     macs: Limit = None
     params: Limit = None
     bytes: Limit = None
+    latency: Limit = None
+    runtime: RuntimeName | None = None
+    threads: int | None = Field(default=None, ge=1)
     precision: Precision | None = None
     ratios: dict[str | int, Any] | None = None
     min_channels: int = 8
@@ -93,6 +106,11 @@ class SlimSection(Section):
     def seconds(self) -> float:
         """Of search."""
         return parse_time(str(self.search)) if self.searches else 0.0
+
+    @property
+    def rounding(self) -> int:
+        """What kept counts are multiples of."""
+        return rounding(self.round_to, self.target)
 
     @property
     def searches(self) -> bool:
@@ -129,19 +147,18 @@ class SlimSection(Section):
             rounding(None, name)
         return name
 
-    @field_validator("macs", "params", "bytes")
+    @field_validator("macs", "params", "bytes", "latency")
     @classmethod
     def _limit(cls, limit: str | float | None, info: ValidationInfo) -> str | float | None:
         if limit is not None:
-            parse_amount(str(limit), of_bytes=info.field_name == "bytes")
+            _parsed(str(info.field_name), limit)
         return limit
 
     @property
     def limits(self) -> dict[str, float]:
         """Those that are set, by name: below 1 a share of the dense network's, else an amount."""
-        known = (name for name in LIMITS if name in type(self).model_fields)  # none of latency yet
-        set_ = {name: getattr(self, name) for name in known if getattr(self, name) is not None}
-        return {k: parse_amount(str(v), of_bytes=k == "bytes") for k, v in set_.items()}
+        set_ = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+        return {name: _parsed(name, limit) for name, limit in set_.items()}
 
     @model_validator(mode="after")
     def _checked(self) -> SlimSection:
@@ -151,6 +168,8 @@ class SlimSection(Section):
             raise ValueError("search: looks for shares of stages. Give scope: local, or search: 0.")
         if self.criterion == RECON and self.scope not in (None, "local"):
             raise ValueError(f"scope: {RECON} compares channels within their groups only")
+        if self.latency is None and (self.runtime or self.threads):
+            raise ValueError("runtime, threads: say what latency is. Give that, too.")
         if self.precision is not None and self.bytes is None:
             raise ValueError("precision: is what bytes are counted in. Give these too.")
         with as_value_error():
@@ -172,6 +191,6 @@ class SlimSection(Section):
             precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
-            round_to=rounding(self.round_to, self.target),
+            round_to=self.rounding,
             ratios=tuple(rule.in_rounds(rounds) for rule in rules),
         )

@@ -195,7 +195,7 @@ class Recipe(Section):
             return None
         return self.slim.percent + (number - 1) * self.slim.step
 
-    def limits(self, number: int, dense: Mapping[str, int]) -> dict[str, float]:
+    def limits(self, number: int, dense: Mapping[str, float]) -> dict[str, float]:
         """What may stay after a round, in amounts; ``dense`` is what the dense network has."""
         found = {}
         for name, limit in self.slim.limits.items():

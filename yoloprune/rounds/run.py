@@ -32,6 +32,7 @@ from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.latency import LatencyOptions, measure_latency
+from yoloprune.measure.runtimes import runtime_here
 from yoloprune.measure.size import count, file_bytes
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.tasks import BOXES, look
@@ -41,6 +42,7 @@ from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.slim import slim
+from yoloprune.prune.timing import TimingOptions, clock_for
 from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.rounds.folder import RECORD, STATE
@@ -230,6 +232,7 @@ class _Run:
                 imgsz=self.size,
                 device=torch_device(recipe.device),
                 repeats=0,
+                timing=self.timing,
             )
             result = slim(model, source, options)
             files = tuple(Path(file) for file in result.summary["files"]["model"])
@@ -265,13 +268,31 @@ class _Run:
         if recipe.slim.limits:
             precision = recipe.slim.precision or recipe.precision
             full = Costs(dense, trace(dense), count(dense, self.size)).full
-            amounts = {"macs": full.macs, "params": full.params, "bytes": full.bytes[precision]}
+            amounts: dict[str, float] = {
+                "macs": full.macs, "params": full.params, "bytes": full.bytes[precision],
+            }  # fmt: skip
+            if self.timing is not None:  # which is kept once it was measured
+                clock = clock_for(dense, trace(dense), self.timing)
+                amounts["latency"] = 1000 * clock.table.full
             limits = recipe.limits(number, amounts)
         percent = recipe.percent(number)
         if percent is not None:
             percent = self.share(model, percent, self.total)
         rounds = recipe.stop.rounds
         return recipe.slim.budget(percent, limits, recipe.precision, rounds)
+
+    @property
+    def timing(self) -> TimingOptions | None:
+        """Where a limit to latency is meant."""
+        section = self.recipe.slim
+        if section.latency is None:
+            return None
+        runtime = runtime_here(
+            section.runtime, device=self.recipe.device, threads=section.threads, size=self.size
+        )
+        return TimingOptions(
+            runtime=runtime, model=self.recipe.model, round_to=section.rounding
+        )  # fmt: skip
 
     def share(self, model: nn.Module, percent: float, total: int) -> float:
         """What a round removes of what is there, to come to a share of the dense network."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from yoloprune.errors import TrainError
 from yoloprune.prune.budget import Budget
+
+if TYPE_CHECKING:
+    from yoloprune.measure.runtimes import RuntimeOptions
 
 Method = Literal["auto", "l1", "prox", "group"]
 Decay = Literal["none", "half", "kept"]
@@ -35,6 +38,8 @@ class SparsityOptions:
             ``taylor`` how much the loss needs a unit, by the gradients of the training itself;
             None leaves it to the network, see :mod:`yoloprune.train.criterion`.
         until: share of the epochs after which the units of ``auto`` stand at zero, in (0, 1].
+        runtime: where a limit to latency is meant; needed where the budget has one.
+        table: file of ``yoloprune profile`` that tells it; None takes or measures one here.
 
     Raises:
         TrainError: a value is out of its range, or does not belong to the method.
@@ -46,6 +51,8 @@ class SparsityOptions:
     decay: Decay = "none"
     criterion: Importance | None = None
     until: float = 0.7
+    runtime: RuntimeOptions | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -177,6 +184,9 @@ class TrainOptions:
         sparsity = distil = None
         if self.sparsity is not None:
             sparsity = asdict(self.sparsity) | {"budget": self.sparsity.budget.to_dict()}
+            for name in ("runtime", "table"):  # which older runs do not have
+                if sparsity[name] is None:
+                    del sparsity[name]
         if self.distil is not None:
             distil = {k: v for k, v in asdict(self.distil).items() if k not in _PLACE}
         wish = {"sparsity": sparsity, "distil": distil, **self.tuning()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph
+from yoloprune.errors import TrainError
 from yoloprune.measure.size import count
 from yoloprune.prune.areas import with_areas
+from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores, score
+from yoloprune.prune.timing import TimingOptions, clock_for
 from yoloprune.train.criterion import settled
 from yoloprune.train.gammas import Gammas
 from yoloprune.train.options import SparsityOptions
@@ -334,5 +338,20 @@ def sparsity_of(
     """
     options = replace(options, budget=with_areas(options.budget, model))
     options, _ = settled(options, model, graph)
-    costs = Costs(model, graph, count(model, side)) if options.budget.limits else None
+    costs = None
+    if options.budget.limits:
+        costs = Costs(model, graph, count(model, side), _clock(model, graph, options))
     return METHODS[options.method](model, Gammas(model, graph), options, costs)
+
+
+def _clock(model: nn.Module, graph: ChannelGraph, options: SparsityOptions) -> Clock | None:
+    """What plans take, where time is limited: as a table foretells it."""
+    if options.budget.latency is None:
+        return None
+    if options.runtime is None:
+        raise TrainError("--latency: is meant in some runtime. Say which with --runtime.")
+    table = None if options.table is None else Path(options.table)
+    how = TimingOptions(
+        runtime=options.runtime, table=table, round_to=options.budget.round_to
+    )  # fmt: skip
+    return clock_for(model, graph, how)
