@@ -251,7 +251,8 @@ def test_a_page_shows_any_name_and_can_be_written(name: str, shown: str, tmp_pat
     [
         (
             True,
-            "A search of 61 s pruned 50 parts alone, to begin by what each loses and costs, then tried 7",
+            "A search of 61 s pruned 50 parts alone, to begin by what each loses and costs, then "
+            "tried 7",
         ),
         (False, "A search of 61 s pruned 50 parts alone and tried 7 cuts of the same budget. None"),
     ],
