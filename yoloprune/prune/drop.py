@@ -37,14 +37,16 @@ def without_blocks(model: nn.Module, gone: Collection[Residual]) -> tuple[nn.Mod
     """
     widths = _widths(model)
     made = copy.deepcopy(model)
-    names = {id(module): path for path, module in made.named_modules()}
+    before = dict(made.named_modules())  # kept, so that no new module gets the id of an old one
+    names = {id(module): path for path, module in before.items()}
     by_module: dict[str, set[str]] = defaultdict(set)
     for block in gone:
         by_module[block.module].add(block.name.rpartition(".")[2])
     for path in sorted(by_module, key=lambda path: -path.count(".")):
         _replace(made, path, _rest(made.get_submodule(path), by_module[path]))
     _close(made, names, widths)
-    return made, {path: names[id(m)] for path, m in made.named_modules() if id(m) in names}
+    paths = {path: names[id(m)] for path, m in made.named_modules() if id(m) in names}
+    return made, paths
 
 
 def _rest(module: Any, gone: set[str]) -> nn.Module:
