@@ -93,6 +93,15 @@ ReduceOpt = Annotated[str, typer.Option(help="Score of tied channels: mean, max,
 CompensateOpt = Annotated[
     bool, typer.Option(help="Fold the constants of removed channels into what reads them.")
 ]
+BlocksOpt = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Whole residual blocks that go first, the least harmful ones by what is seen in the "
+        "pictures of --calib; alone, or with a budget for channels.",
+        min=0,
+    ),
+]
 SplitRoutesOpt = Annotated[
     bool, typer.Option("--split-routes", help="Write grouped routes as convs of their own.")
 ]
@@ -112,6 +121,7 @@ def slim(
     macs: MacsOpt = None,
     params: ParamsOpt = None,
     max_bytes: BytesOpt = None,
+    blocks: BlocksOpt = 0,
     precision: PrecisionOpt = None,
     min_channels: MinChannelsOpt = 8,
     max_layer_prune: MaxLayerOpt = 0.9,
@@ -140,10 +150,12 @@ def slim(
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
     limits = {"macs": macs, "params": params, "bytes": max_bytes}
-    if percent is None and not any(limits.values()):
+    if percent is None and not any(limits.values()) and not blocks:
         percent = 0.5
     floors = (min_channels, max_layer_prune, round_to)
-    budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
+    budget = None
+    if percent is not None or any(limits.values()):
+        budget = budget_of(percent, limits, precision, floors, file=named(model, cfg))
     check_device(device)
     name = f"{named(model, cfg).stem}-slim"
     with results_folder(out, "slim", lambda at: _results(at, name), overwrite=overwrite) as folder:
@@ -155,6 +167,7 @@ def slim(
         options = SlimOptions(
             budget=budget,
             out=folder,
+            blocks=blocks,
             criterion=criterion,
             scope=parse_scope(scope),
             reduce=parse_reduce(reduce),
@@ -252,6 +265,8 @@ def _show(result: SlimResult) -> None:
         f"{reached['prunable_channels']} prunable channels ({reached['percent']:.1%}, "
         f"{reached['units']} units) by {record['criterion']}, {record['scope']}: {record['why']}"
     )
+    if record["blocks"] is not None:
+        show_line(_shortened(record["blocks"]))
     show_line(
         f"the cut is exact: it differs from the masked model by "
         f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
@@ -267,6 +282,17 @@ def _show(result: SlimResult) -> None:
     verdict = record["verdict"]
     show_line(f"the slim network {verdict['words']}")
     show_line(f"next: {verdict['next']}")
+
+
+def _shortened(record: Mapping[str, Any]) -> str:
+    """Which blocks went, in a line."""
+    names = ", ".join(block["name"] for block in record["removed"])
+    share = sum(block["macs"] for block in record["removed"])
+    return (
+        f"removed {len(record['removed'])} of {record['removable']} blocks ({names}; {share:.1%} "
+        f"of the MACs), chosen by {record['by']}; self-test "
+        f"{record['self_test']['max_rel_diff']:.1e}"
+    )
 
 
 def _repaired(record: Mapping[str, Any]) -> str:

@@ -129,9 +129,13 @@ def without_residuals(
     for section in cfg.layers:  # a layer that goes is read as what its block was given
         number = section.index
         kept = len(set(range(number)) - gone)
-        place[number] = kept if number not in gone else place[known[number].source] if (
-            number in shortcuts
-        ) else -1
+        place[number] = (
+            kept
+            if number not in gone
+            else place[known[number].source]
+            if (number in shortcuts)
+            else -1
+        )
     text = "".join((*cfg.head, *cfg.net.lines))
     for section in cfg.layers:
         if section.index not in gone:

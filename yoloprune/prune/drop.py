@@ -20,7 +20,9 @@ _WIRED = ("i", "f", "type", "np")
 """What Ultralytics notes in a module that is wired by number."""
 
 
-def without_blocks(model: nn.Module, gone: Collection[Residual]) -> tuple[nn.Module, dict[str, str]]:
+def without_blocks(
+    model: nn.Module, gone: Collection[Residual]
+) -> tuple[nn.Module, dict[str, str]]:
     """A shorter network.
 
     A block in a chain leaves it. One of several whose outputs are all joined leaves that list, and
@@ -49,21 +51,16 @@ def without_blocks(model: nn.Module, gone: Collection[Residual]) -> tuple[nn.Mod
     return made, paths
 
 
-def _rest(module: Any, gone: set[str]) -> nn.Module:
+def _rest(module: Any, gone: set[str]) -> Any:
     """What stands for a module without some of what it adds."""
     halves = [half for half in HALVES.get(type(module), ()) if half not in gone]
-    if not halves:
-        rest: Any = nn.Identity()
-    elif isinstance(module, stock.PSA):
-        return _as_c2psa(module, _bottleneck(getattr(module, halves[0])))
-    else:
-        rest = _bottleneck(getattr(module, halves[0]))
+    rest = _bottleneck(getattr(module, halves[0])) if halves else None
     if isinstance(module, stock.PSA):
-        return _as_c2psa(module, None)
-    return rest
+        return _as_c2psa(module, rest)
+    return nn.Identity() if rest is None else rest
 
 
-def _bottleneck(branch: Any) -> nn.Module:
+def _bottleneck(branch: Any) -> Any:
     """X + branch(x), in a class that every version of Ultralytics has."""
     made: Any = stock.Bottleneck.__new__(stock.Bottleneck)
     nn.Module.__init__(made)
@@ -75,7 +72,7 @@ def _bottleneck(branch: Any) -> nn.Module:
     return made.train(branch.training)
 
 
-def _as_c2psa(module: Any, block: nn.Module | None) -> nn.Module:
+def _as_c2psa(module: Any, block: nn.Module | None) -> Any:
     """A ``PSA`` as the ``C2PSA`` that computes the same, with another chain of blocks."""
     made: Any = stock.C2PSA.__new__(stock.C2PSA)
     nn.Module.__init__(made)
@@ -98,7 +95,9 @@ def _replace(model: nn.Module, path: str, rest: Any) -> None:
     model.get_submodule(around).add_module(key, rest)
 
 
-def _close(model: nn.Module, names: Mapping[int, str], widths: Mapping[str, tuple[int, int]]) -> None:
+def _close(
+    model: nn.Module, names: Mapping[int, str], widths: Mapping[str, tuple[int, int]]
+) -> None:
     """Take new Identities out of chains and lists, inner ones first."""
     for path, module in reversed(list(model.named_modules())):
         if isinstance(module, nn.Sequential) and path != NUMBERED:

@@ -66,6 +66,8 @@ class PrunePlan:
         layers: path of each layer that loses channels → the output indices that it loses,
             ascending. Empty: the identity.
         source: the model file it was made for.
+        blocks: names of whole blocks that go first, as the full network has them; ``layers`` are
+            then those of the shorter network.
         notes: what a reader should know, a sentence each: floors that held the plan back,
             channels that had no score.
         version: of the JSON form.
@@ -76,6 +78,7 @@ class PrunePlan:
     reached: Reached
     layers: Mapping[str, tuple[int, ...]]
     source: Origin | None = None
+    blocks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     version: int = VERSION
 
@@ -96,6 +99,7 @@ class PrunePlan:
             "budget": asdict(self.budget),
             "reached": asdict(self.reached),
             "notes": list(self.notes),
+            **({"blocks": list(self.blocks)} if self.blocks else {}),
         }
         rows = (
             f"    {json.dumps(path)}: {json.dumps(list(out))}" for path, out in self.layers.items()
@@ -157,6 +161,7 @@ def _parse(text: str, where: str) -> PrunePlan:
         budget=_parse_budget(root.fields("budget"), version),
         reached=_parse_reached(root.fields("reached")),
         notes=tuple(root.texts("notes")),
+        blocks=tuple(root.texts("blocks")) if "blocks" in root.data else (),
         layers={path: layers.indices(path) for path in layers.data},
     )
     root.done()

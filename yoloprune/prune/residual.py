@@ -12,7 +12,11 @@ from ultralytics.nn.modules import block as stock
 
 NUMBERED = "model"
 """Path of the container whose modules are wired by number, and not one behind the other."""
-HALVES = {stock.PSABlock: ("attn", "ffn"), stock.ABlock: ("attn", "mlp"), stock.PSA: ("attn", "ffn")}
+HALVES = {
+    stock.PSABlock: ("attn", "ffn"),
+    stock.ABlock: ("attn", "mlp"),
+    stock.PSA: ("attn", "ffn"),
+}
 """Modules that add twice → what they add each time."""
 _NO_PATH = "gives its branch alone, without what it was given (add=False)"
 _BRANCH = "its branch ends in what cannot be brought to zero"
@@ -63,7 +67,7 @@ def _parts(module: Any) -> Iterator[tuple[str, list[tuple[str, nn.Module]] | Non
     elif isinstance(module, stock.CIB):
         yield "", _tail("cv1.4", module.cv1[4])
     elif isinstance(module, stock.GhostBottleneck):
-        last = module.conv[2]
+        last: Any = module.conv[2]
         yield "", [("conv.2.cv1", last.cv1), ("conv.2.cv2", last.cv2)]
     elif isinstance(module, stock.ResNetBlock):
         yield "", [("cv3", module.cv3)]
@@ -109,9 +113,9 @@ def _bound(
     """Why a module cannot go; None where it can."""
     if not getattr(module, "add", True):
         return _NO_PATH
-    if isinstance(module, stock.GhostBottleneck | stock.ResNetBlock):
-        if not isinstance(module.shortcut, nn.Identity):
-            return "adds a layer of what it was given, no identity"
+    adds_path = isinstance(module, stock.GhostBottleneck | stock.ResNetBlock)
+    if adds_path and not isinstance(module.shortcut, nn.Identity):
+        return "adds a layer of what it was given, no identity"
     owner = model.get_submodule(around)
     if isinstance(module, stock.ResNetBlock):
         before = owner[int(key) - 1] if isinstance(owner, nn.Sequential) and int(key) else None

@@ -14,9 +14,10 @@ from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_lat
 from yoloprune.measure.size import count, file_bytes
 from yoloprune.measure.tasks import SHOWN, measure
 from yoloprune.prune.plan import PrunePlan
+from yoloprune.prune.stopwatch import Stopwatch
 
 
-def cost(
+def cost_of(
     models: Mapping[str, nn.Module],
     files: Mapping[str, tuple[Path, ...]],
     imgsz: tuple[int, int],
@@ -64,6 +65,35 @@ def quality(
     found = measure(model, data, DetectOptions(imgsz=imgsz, device=device), split=split)
     metrics = found["metrics"]
     return {**{key: metrics[key] for key in SHOWN if key in metrics}, "by": found["by"]}
+
+
+def both(
+    sides: Mapping[str, tuple[nn.Module, tuple[Path, ...]]],
+    imgsz: tuple[int, int],
+    stages: Stopwatch,
+    *,
+    cost: Mapping[str, Any],
+    data: str | None,
+    split: str,
+) -> tuple[dict[str, Any], ...]:
+    """A record of each side.
+
+    Args:
+        sides: name → model and its files.
+        imgsz: height and width of the input in pixels.
+        stages: what takes the time.
+        cost: ``batch``, ``device`` and ``repeats`` of :func:`cost_of`.
+        data: data set to measure quality on, if any.
+        split: of it.
+    """
+    models = {name: model for name, (model, _) in sides.items()}
+    files = {name: paths for name, (_, paths) in sides.items()}
+    records = stages.run("measure", cost_of, models, files, imgsz, **cost)
+    if data:
+        where = {"split": split, "device": cost["device"]}
+        for name, model in models.items():
+            records[name] |= stages.run("val", quality, model, data, imgsz, **where)
+    return tuple(records[name] for name in sides)
 
 
 def account(plan: PrunePlan, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

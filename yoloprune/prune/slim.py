@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +39,9 @@ from yoloprune.prune.score import Reduce, Scores
 from yoloprune.prune.search import SearchOptions
 from yoloprune.prune.selftest import SelfTest, tested_cut
 from yoloprune.prune.sensitivity import Sensitivity
-from yoloprune.prune.sides import account, cost, quality
+from yoloprune.prune.shorter import Shorter, no_channels, shorter
+from yoloprune.prune.sides import account, both
+from yoloprune.prune.stopwatch import Stopwatch
 from yoloprune.prune.verdict import head_error, judge
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class SlimOptions:
     """How to slim.
 
     Attributes:
-        budget: how much is to go, and what must stay.
+        budget: how much is to go, and what must stay; None where blocks alone go.
+        blocks: how many whole blocks go, before any channel.
         out: folder for the model, the plan and the report.
         criterion: what ``--criterion`` takes; None for what suits the network.
         scope: ``global``, ``local`` or ``isomorphic``; None for the criterion's own.
@@ -82,8 +83,9 @@ class SlimOptions:
         repeats: timed passes; 0 times nothing.
     """
 
-    budget: Budget
+    budget: Budget | None
     out: Path
+    blocks: int = 0
     criterion: str | None = None
     scope: Scope | None = None
     reduce: Reduce = "mean"
@@ -125,20 +127,6 @@ class SlimResult:
     repair: RepairRecord | None = None
 
 
-class _Stages:
-    """Wall time by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def run(self, name: str, stage: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Run one stage, and add up what it took."""
-        start = time.perf_counter()
-        result = stage(*args, **options)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        return result
-
-
 def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     """Trace, score, plan, cut, test, save and measure.
 
@@ -153,7 +141,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         CutError: the self-test found that outputs changed; nothing is written.
     """
     _check(model, options)
-    stages = _Stages()
+    stages = Stopwatch()
     dense = model
     if options.split_routes:
         if not isinstance(model, DarknetModel):
@@ -169,18 +157,28 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         options.calib_images,
         asked=options.calib is not None,
     )
-    made = _make(model, source, size, pictures, options, stages)
+    short = stages.run("blocks", _shorter, model, size, pictures, options)
+    made = _make(model, source, size, pictures, options, stages, short)
     stem = f"{source.model.stem}-slim"
     files = stages.run("save", save, made.model, options.out / stem)
     search_log(options.out, source).unlink(missing_ok=True)
     plan_path = options.out / f"{files[0].stem}-plan.json"
     made.plan.write(plan_path)
-    before, after = _measured(dense, made.model, source, files, size, options, stages)
+    origin = (source.model, source.weights) if source.weights else (source.model,)
+    before, after = both(
+        {"before": (dense, origin), "after": (made.model, files)},
+        size,
+        stages,
+        cost={"batch": options.batch, "device": options.device, "repeats": options.repeats},
+        data=options.data,
+        split=options.split,
+    )
     summary = {
         "model": str(source.model),
         "imgsz": list(size),
         **account(made.plan, before, after),
         **_story(made, options),
+        "blocks": None if short is None else short.to_dict(),
         "verdict": _verdict(made, before, after, files[0], options),
         "files": {"model": [str(f) for f in files], "plan": str(plan_path)},
         "seconds": stages.seconds,
@@ -216,19 +214,79 @@ class _Made:
     warnings: list[str]
 
 
+def _shorter(
+    model: nn.Module, size: tuple[int, int], pictures: Pictures | None, options: SlimOptions
+) -> Shorter | None:
+    """The network without whole blocks, where some are to go."""
+    if not options.blocks:
+        return None
+    how = {"repair": options.repair, "device": options.device}
+    return shorter(model, size, options.blocks, options.budget, pictures, **how)  # type: ignore[arg-type]
+
+
 def _make(
     model: nn.Module,
     source: Source,
     size: tuple[int, int],
     pictures: Pictures | None,
     options: SlimOptions,
-    stages: _Stages,
+    stages: Stopwatch,
+    short: Shorter | None,
 ) -> _Made:
     """Trace, choose, cut, test, repair."""
+    teacher = model
+    if short is not None:
+        model, teacher = short.model, short.teacher
     graph = stages.run("trace", trace, model)
-    costs = Costs(model, graph, count(model, size)) if options.budget.limits else None
+    choice, plan = _chosen(model, graph, source, size, pictures, options, stages, short)
+    remove = plan.remove(graph)
+    alive = alive_warning(model, graph, choice, remove) if plan.layers else None
+    mends = pictures is not None and options.repair
+    warnings = [*choice.notes, *([alive] if alive and not mends else []), *plan.notes]
+    for text in warnings:
+        log.warning("warning: %s", text)
+    thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
+    test = stages.run("self_test", tested_cut, model, graph, remove, thin, options.compensate)
+    record = None if short is None else short.repair
+    if pictures is not None and options.repair and plan.layers:
+        kept = kept_units(graph, remove)
+        done = stages.run("repair", repair_on, teacher, thin, graph, kept, pictures, options.device)
+        thin, record = done.model, done.record
+    if pictures is not None and record is not None:
+        warnings += drift_warning(record, pictures)
+    return _Made(
+        model=thin,
+        graph=graph,
+        choice=choice,
+        plan=plan,
+        test=test,
+        repair=record,
+        free=alive is None and short is None,
+        arbitrary=choice.compares and are_alike(choice.scores, graph),
+        warnings=warnings,
+    )
+
+
+def _chosen(
+    model: nn.Module,
+    graph: ChannelGraph,
+    source: Source,
+    size: tuple[int, int],
+    pictures: Pictures | None,
+    options: SlimOptions,
+    stages: Stopwatch,
+    short: Shorter | None,
+) -> tuple[Choice, PrunePlan]:
+    """Which channels go, and by what they are chosen."""
+    budget = options.budget if short is None else short.left
+    names = () if short is None else short.names
+    if budget is None:
+        origin = Origin(path=source.parameters.name, sha256=digest(source))
+        choice, plan = no_channels(model, graph, size, options.budget, origin)
+        return choice, replace(plan, blocks=names)
+    costs = Costs(model, graph, count(model, size)) if budget.limits else None
     planner = Planner(graph, costs)
-    choice = stages.run("score", _scored, model, planner, size, pictures, options)
+    choice = stages.run("score", _scored, model, planner, budget, size, pictures, options)
     if options.sensitivity is not None:
         choice = measured_shares(choice, graph, options.sensitivity)
     if options.search and pictures is not None:
@@ -239,54 +297,8 @@ def _make(
             log=search_log(options.out, source),
         )
         choice = stages.run("search", searched, model, graph, choice, pictures, how)
-    plan: PrunePlan = stages.run("plan", _planned, planner, choice, source, options)
-    remove = plan.remove(graph)
-    alive = alive_warning(model, graph, choice, remove)
-    mends = pictures is not None and options.repair
-    warnings = [*choice.notes, *([alive] if alive and not mends else []), *plan.notes]
-    for text in warnings:
-        log.warning("warning: %s", text)
-    thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
-    test = stages.run("self_test", tested_cut, model, graph, remove, thin, options.compensate)
-    record = None
-    if pictures is not None and options.repair:
-        kept = kept_units(graph, remove)
-        done = stages.run("repair", repair_on, model, thin, graph, kept, pictures, options.device)
-        thin, record = done.model, done.record
-        warnings += drift_warning(record, pictures)
-    return _Made(
-        model=thin,
-        graph=graph,
-        choice=choice,
-        plan=plan,
-        test=test,
-        repair=record,
-        free=alive is None,
-        arbitrary=choice.compares and are_alike(choice.scores, graph),
-        warnings=warnings,
-    )
-
-
-def _measured(
-    dense: nn.Module,
-    thin: nn.Module,
-    source: Source,
-    files: tuple[Path, ...],
-    size: tuple[int, int],
-    options: SlimOptions,
-    stages: _Stages,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Records of both sides."""
-    origin = (source.model, source.weights) if source.weights else (source.model,)
-    models = {"before": dense, "after": thin}
-    how = {"batch": options.batch, "device": options.device, "repeats": options.repeats}
-    paths = {"before": origin, "after": files}
-    records = stages.run("measure", cost, models, paths, size, **how)
-    if options.data:
-        for name, model in models.items():
-            where = {"split": options.split, "device": options.device}
-            records[name] |= stages.run("val", quality, model, options.data, size, **where)
-    return records["before"], records["after"]
+    plan = stages.run("plan", _planned, planner, choice, source, options)
+    return choice, replace(plan, blocks=names)
 
 
 def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
@@ -323,6 +335,8 @@ def _verdict(
 def _check(model: nn.Module, options: SlimOptions) -> None:
     """All that can be known to fail before any work."""
     check_finite(model)
+    if options.budget is None and not options.blocks:
+        raise PlanError("budget: is empty. Give --percent, --macs, --params, --bytes or --blocks.")
     check_writable(options.out)
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:
@@ -352,6 +366,7 @@ def _source(options: SlimOptions) -> str | None:
 def _scored(
     model: nn.Module,
     planner: Planner,
+    budget: Budget,
     size: tuple[int, int],
     pictures: Pictures | None,
     options: SlimOptions,
@@ -361,7 +376,7 @@ def _scored(
     return choose_scores(
         model,
         planner.graph,
-        options.budget,
+        budget,
         planner=planner,
         criterion=options.criterion,
         scope=options.scope if options.sensitivity is None else "local",
