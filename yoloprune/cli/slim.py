@@ -259,14 +259,14 @@ def _show(result: SlimResult) -> None:
         if before.get(key) is not None and after.get(key) is not None
     ]
     show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
+    if record["blocks"] is not None:
+        show_line(_shortened(record["blocks"]))
     reached = record["reached"]
     show_line(
         f"asked: {result.plan.budget.asked}; removed {reached['channels']} of "
         f"{reached['prunable_channels']} prunable channels ({reached['percent']:.1%}, "
         f"{reached['units']} units) by {record['criterion']}, {record['scope']}: {record['why']}"
     )
-    if record["blocks"] is not None:
-        show_line(_shortened(record["blocks"]))
     show_line(
         f"the cut is exact: it differs from the masked model by "
         f"{record['self_test']['max_rel_diff']:.1e} of the output's scale"
