@@ -24,7 +24,6 @@ from yoloprune.cli.options import (
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
 
-
 BlocksOpt = Annotated[
     bool, typer.Option("--blocks", help="Show the residual blocks instead, and which may go.")
 ]
