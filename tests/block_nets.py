@@ -88,7 +88,8 @@ for file in sys.argv[2:]:
     model = YOLO(file)
     with torch.no_grad():
         found[file] = model.model.float().eval()(picture)[0]
-    model.predict(np.zeros(({side}, {side}, 3), np.uint8), imgsz={side}, verbose=False, device="cpu")
+    grey = np.zeros(({side}, {side}, 3), np.uint8)
+    model.predict(grey, imgsz={side}, verbose=False, device="cpu")
 torch.save(found, sys.argv[1])
 """
 

@@ -71,7 +71,9 @@ def test_references_are_renumbered() -> None:
         (conv() + conv() + conv() + shortcut(-3) + "[route]\nlayers=-1,1\n", "read by other"),
         (conv() + conv() + conv() + shortcut("-2,-3"), "adds 3 layers"),  # type: ignore[arg-type]
         (
-            conv() + conv() + shortcut(-2, more="weights_type=per_feature\n"),
+            conv()
+            + conv()
+            + shortcut(-2, more="weights_type=per_feature\nweights_normalization=relu\n"),
             "weighs what it adds",
         ),
     ],

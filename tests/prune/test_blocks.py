@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from block_nets import SIDE, darknet, difference, double, opened_by_stock, randomize, stock
 from torch import nn
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "darknet")]
-import darknet_nets
-from block_nets import SIDE, darknet, difference, double, opened_by_stock, randomize, stock
-
 from yoloprune.channels.trace import trace
-from yoloprune.darknet.network import DarknetModel, current_cfg
 from yoloprune.errors import CutError, PlanError
 from yoloprune.measure.size import count
 from yoloprune.models.door import load, save
 from yoloprune.prune.blocks import Block, find_blocks, remove_blocks, shortened_test, silenced
+from yoloprune.prune.budget import Budget
+from yoloprune.prune.cut import cut_units
 from yoloprune.prune.drop import folded
+from yoloprune.prune.planner import plan
+from yoloprune.prune.score import score
 
 REPO = Path(__file__).resolve().parents[2]
 REMOVABLE = {
@@ -95,28 +94,7 @@ def test_stock_ultralytics_opens_each(name: str, tmp_path: Path) -> None:
         assert difference([expected], [found[str(file)]]) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["yolov3.cfg", pytest.param("yolov4.cfg", marks=pytest.mark.slow)])
-def test_opencv_reads_each_shorter_cfg(name: str, tmp_path: Path) -> None:
-    model = network(name)
-    assert isinstance(model, DarknetModel)
-    removable = find_blocks(model, SIDE).removable
-    x = torch.rand(1, 3, SIDE, SIDE)
-    for block in removable if name != "yolov3.cfg" else removable[::11]:
-        short = remove_blocks(model, [block]).model
-        assert isinstance(short, DarknetModel)
-        peer = darknet_nets.load_in_opencv(short, current_cfg(short), tmp_path)
-        with torch.no_grad():
-            raw = short(x)[1]
-        theirs = darknet_nets.opencv_raw(peer, short.heads, x)
-        assert darknet_nets.worst_difference(raw, theirs) < 1e-3, block.name
-
-
 def test_a_channel_pruned_network_loses_blocks_as_well() -> None:
-    from yoloprune.prune.budget import Budget
-    from yoloprune.prune.cut import cut_units
-    from yoloprune.prune.planner import plan
-    from yoloprune.prune.score import score
-
     model = stock("yolov8n")
     graph = trace(model)
     remove = plan(graph, score(model, graph, criterion="gamma"), Budget(percent=0.4)).remove(graph)

@@ -103,10 +103,7 @@ def _count_of_blocks(record: Mapping[str, Any]) -> str:
     """How many blocks may go, in a line."""
     found = record["blocks"]["removable"]
     share = sum(block["macs"] for block in found) / max(record["totals"]["macs"], 1)
-    return (
-        f"{len(found)} of {len(found) + len(record['blocks']['bound'])} residual blocks may go "
-        f"whole ({share:.1%} of the MACs)"
-    )
+    return f"{len(found)} of {len(found) + len(record['blocks']['bound'])} blocks may go whole ({share:.1%} of the MACs)"
 
 
 def _show(record: Mapping[str, Any]) -> None:
@@ -136,4 +133,5 @@ def _show(record: Mapping[str, Any]) -> None:
         f"{total['prunable_bn_channels']} of {total['bn_channels']} BN channels ({norms:.1%}), "
         f"{total['prunable_units']} of {total['units']} units"
     )
-    show_line(f"{_count_of_blocks(record)}: --blocks lists them")
+    if record["blocks"]["removable"]:
+        show_line(f"{_count_of_blocks(record)}: --blocks lists them")
