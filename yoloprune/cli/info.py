@@ -103,7 +103,8 @@ def _count_of_blocks(record: Mapping[str, Any]) -> str:
     """How many blocks may go, in a line."""
     found = record["blocks"]["removable"]
     share = sum(block["macs"] for block in found) / max(record["totals"]["macs"], 1)
-    return f"{len(found)} of {len(found) + len(record['blocks']['bound'])} blocks may go whole ({share:.1%} of the MACs)"
+    every = len(found) + len(record["blocks"]["bound"])
+    return f"{len(found)} of {every} blocks may go whole ({share:.1%} of the MACs)"
 
 
 def _show(record: Mapping[str, Any]) -> None:

@@ -72,7 +72,9 @@ def both(
     imgsz: tuple[int, int],
     stages: Stopwatch,
     *,
-    cost: Mapping[str, Any],
+    batch: int,
+    device: str,
+    repeats: int,
     data: str | None,
     split: str,
 ) -> tuple[dict[str, Any], ...]:
@@ -82,15 +84,18 @@ def both(
         sides: name → model and its files.
         imgsz: height and width of the input in pixels.
         stages: what takes the time.
-        cost: ``batch``, ``device`` and ``repeats`` of :func:`cost_of`.
+        batch: pictures a pass in latency.
+        device: where all is measured.
+        repeats: timed passes; 0 times nothing.
         data: data set to measure quality on, if any.
         split: of it.
     """
     models = {name: model for name, (model, _) in sides.items()}
     files = {name: paths for name, (_, paths) in sides.items()}
-    records = stages.run("measure", cost_of, models, files, imgsz, **cost)
+    how = {"batch": batch, "device": device, "repeats": repeats}
+    records = stages.run("measure", cost_of, models, files, imgsz, **how)
     if data:
-        where = {"split": split, "device": cost["device"]}
+        where = {"split": split, "device": device}
         for name, model in models.items():
             records[name] |= stages.run("val", quality, model, data, imgsz, **where)
     return tuple(records[name] for name in sides)

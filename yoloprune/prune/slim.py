@@ -165,14 +165,8 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     plan_path = options.out / f"{files[0].stem}-plan.json"
     made.plan.write(plan_path)
     origin = (source.model, source.weights) if source.weights else (source.model,)
-    before, after = both(
-        {"before": (dense, origin), "after": (made.model, files)},
-        size,
-        stages,
-        cost={"batch": options.batch, "device": options.device, "repeats": options.repeats},
-        data=options.data,
-        split=options.split,
-    )
+    sides = {"before": (dense, origin), "after": (made.model, files)}
+    before, after = both(sides, size, stages, **_measuring(options))
     summary = {
         "model": str(source.model),
         "imgsz": list(size),
@@ -299,6 +293,12 @@ def _chosen(
         choice = stages.run("search", searched, model, graph, choice, pictures, how)
     plan = stages.run("plan", _planned, planner, choice, source, options)
     return choice, replace(plan, blocks=names)
+
+
+def _measuring(options: SlimOptions) -> dict[str, Any]:
+    """How both sides are measured."""
+    names = ("batch", "device", "repeats", "data", "split")
+    return {name: getattr(options, name) for name in names}
 
 
 def _story(made: _Made, options: SlimOptions) -> dict[str, Any]:
