@@ -105,7 +105,7 @@ def test_repair_comes_nearer_to_the_full_network(name: str) -> None:
     images = pictures(12)
     done = repair(Aligned(model, made.names), made.model, graph, kept, images)
     seen = Seen(model, pictures(12))
-    assert seen.apart(done.model) < 0.7 * seen.apart(made.model)
+    assert seen.apart(done.model) < 0.9 * seen.apart(made.model)
     assert {layer.path for layer in done.record.layers} <= set(made.names)
 
 
