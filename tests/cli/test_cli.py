@@ -400,9 +400,9 @@ def test_a_teacher_alone_needs_pictures_only(net: Path, tmp_path: Path) -> None:
 
 
 def test_more_blocks_than_there_are(net: Path, tmp_path: Path) -> None:
-    done = yoloprune("slim", net, "--blocks", 1, "-o", tmp_path / "out")
+    done = yoloprune("slim", net, "--blocks", 99, "-o", tmp_path / "out")
     assert done.exit_code == 1
-    assert "--blocks: the network can spare 0 blocks, got 1." in done.stderr
+    assert "--blocks: the network can spare " in done.stderr and "got 99." in done.stderr
     assert not (tmp_path / "out").exists()
 
 
