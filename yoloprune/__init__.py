@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from yoloprune.errors import YoloPruneError
     from yoloprune.models.door import Source, load, save
     from yoloprune.models.export import ExportOptions, ExportResult, export_model
+    from yoloprune.prune.blocks import find_blocks, remove_blocks
     from yoloprune.prune.budget import Budget
     from yoloprune.prune.cut import cut_units
     from yoloprune.prune.options import SlimOptions
@@ -37,7 +38,9 @@ __all__ = [
     "YoloPruneError",
     "cut_units",
     "export_model",
+    "find_blocks",
     "load",
+    "remove_blocks",
     "save",
     "slim",
     "trace",
@@ -59,7 +62,9 @@ _HOMES = {
     "YoloPruneError": "errors",
     "cut_units": "prune.cut",
     "export_model": "models.export",
+    "find_blocks": "prune.blocks",
     "load": "models.door",
+    "remove_blocks": "prune.blocks",
     "save": "models.door",
     "slim": "prune.slim",
     "trace": "channels.trace",

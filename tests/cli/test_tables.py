@@ -167,7 +167,11 @@ SUITS = {
 RECORDS: dict[str, dict[str, Any]] = {
     "info": {
         "model": EVIL, "imgsz": [640, 640], "layers": [LAYER], "balances": [EVIL],
-        "unreached": [EVIL], "totals": TOTALS, "fast_path": SUITS,
+        "unreached": [EVIL], "totals": TOTALS, "blocks": {
+            "removable": [{"name": EVIL, "kind": EVIL, "params": 1, "macs": 1}],
+            "bound": {EVIL: EVIL},
+        },
+        "fast_path": SUITS,
     },
     "val": {
         "model": EVIL, "data": EVIL, "split": "val", "images": 5000, "imgsz": [640, 640],

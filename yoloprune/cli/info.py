@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from yoloprune.cli.app import command
 from yoloprune.cli.options import (
@@ -23,6 +25,10 @@ from yoloprune.cli.options import (
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
 from yoloprune.cli.targets import CountedOpt
 
+BlocksOpt = Annotated[
+    bool, typer.Option("--blocks", help="Show the residual blocks instead, and which may go.")
+]
+
 
 @command
 def info(
@@ -31,6 +37,7 @@ def info(
     weights: WeightsOpt = None,
     imgsz: ImgszOpt = None,
     target: CountedOpt = None,
+    blocks: BlocksOpt = False,
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
@@ -40,16 +47,21 @@ def info(
     from yoloprune.measure.fastpath import examine
     from yoloprune.measure.inspection import inspect_model
     from yoloprune.measure.targets import DEFAULT, find_target
-    from yoloprune.models.door import lacks_weights
+    from yoloprune.models.door import input_size_of, lacks_weights
+    from yoloprune.prune.blocks import find_blocks
 
     wanted = find_target(target or DEFAULT)
     scratch = weights is None and lacks_weights(model or cfg or "")
     loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
     record = {"model": str(source.model), **inspect_model(loaded.to(torch_name(device)), imgsz)}
     record["fast_path"] = examine(loaded, wanted, tuple(record["imgsz"]))
+    record["blocks"] = find_blocks(loaded, input_size_of(loaded, imgsz)).to_dict()
     if scratch:
         warn("no weights at hand: the scales shown are those of a fresh network.")
-    _show(record, suits=target is not None)
+    if blocks:
+        _show_blocks(record)
+    else:
+        _show(record, suits=target is not None)
     write_json(json_file, record)
 
 
@@ -65,6 +77,43 @@ _COLUMNS = (
     Column("p95", optional=5),
     Column("unit group / why not", justify="left", optional=4, wraps=True),
 )
+
+
+_BLOCK_COLUMNS = (
+    Column("block", justify="left"),
+    Column("kind", justify="left", optional=1),
+    Column("params"),
+    Column("MACs"),
+    Column("share", optional=2),
+)
+
+
+def _show_blocks(record: Mapping[str, Any]) -> None:
+    """A row a block that may go, and why others may not."""
+    total = record["totals"]["macs"]
+    found = record["blocks"]["removable"]
+    rows = [
+        (
+            block["name"],
+            block["kind"],
+            quantity(block["params"]),
+            quantity(block["macs"]),
+            f"{block['macs'] / max(total, 1):.1%}",
+        )
+        for block in found
+    ]
+    show_table(f"{record['model']} at {size_of(record['imgsz'])}", _BLOCK_COLUMNS, rows)
+    for name, why in record["blocks"]["bound"].items():
+        show_line(f"{name} cannot go: it {why}")
+    show_line(_count_of_blocks(record))
+
+
+def _count_of_blocks(record: Mapping[str, Any]) -> str:
+    """How many blocks may go, in a line."""
+    found = record["blocks"]["removable"]
+    share = sum(block["macs"] for block in found) / max(record["totals"]["macs"], 1)
+    every = len(found) + len(record["blocks"]["bound"])
+    return f"{len(found)} of {every} blocks may go whole ({share:.1%} of the MACs)"
 
 
 def _show(record: Mapping[str, Any], *, suits: bool = False) -> None:
@@ -99,3 +148,5 @@ def _show(record: Mapping[str, Any], *, suits: bool = False) -> None:
     show_line(off_line(record["fast_path"]))
     for text in avoid_lines(record["fast_path"]) if suits else ():
         show_line(text)
+    if record["blocks"]["removable"]:
+        show_line(f"{_count_of_blocks(record)}: --blocks lists them")

@@ -150,6 +150,12 @@ def _build(cfg: Cfg) -> tuple[Shape, list[tuple[nn.Module, tuple[int, ...]]]]:
     return net, built
 
 
+def shapes_of(cfg: Cfg) -> tuple[Shape, ...]:
+    """What every section gives for one image, without making any of it."""
+    with torch.device("meta"):
+        return _walk(cfg)[1]
+
+
 def _alive(shapes: Sequence[Shape], sources: Sequence[tuple[int, ...]]) -> int:
     """Numbers that a pass for one picture holds: what is named later on, and what is at work."""
     sizes: list[int] = [shape.channels * shape.height * shape.width for shape in shapes]
