@@ -70,6 +70,13 @@ def _show(a: Path, b: Path, first: PrunePlan, second: PrunePlan, found: PlanDiff
             f"different models: A was made for {_source(first)}, B for {_source(second)}; "
             "channels of the same number need not be alike"
         )
+    blocks = found.blocks
+    sides = (("both", blocks.both), ("A only", blocks.only_a), ("B only", blocks.only_b))
+    for side, names in sides:
+        if names:
+            show_line(f"whole blocks out in {side}: {', '.join(names)}")
+    if not blocks.same and found.layers:
+        show_line("without different blocks a layer of one name need not be the same layer")
     if found.layers:
         cells = [_row(layer) for layer in found.layers]
         show_table("output channels removed", _COLUMNS, [*cells, ["all", *_row(found.total)[1:]]])
@@ -96,7 +103,7 @@ def _row(layer: LayerDiff) -> list[str]:
 
 def _words(found: PlanDiff) -> str:
     if found.same_cut:
-        return "the same channels go"
+        return f"the same {'blocks and ' if found.blocks.both else ''}channels go"
     total = found.total
     changed = sum(bool(layer.only_a or layer.only_b) for layer in found.layers)
     return (

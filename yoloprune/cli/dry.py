@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import warn, write_json
+from yoloprune.cli.shorter import shortened
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def show_plan(
     decision = decide(model, source, options, watch)
     graph, plan = decision.graph, decision.plan
     size = count(decision.model, decision.size)
-    clock = decision.clock
-    found = watch.run("outline", outline, decision.model, graph, plan, size, clock=clock)
+    how = {"clock": decision.clock, "budget": decision.budget}
+    found = watch.run("outline", outline, decision.model, graph, plan, size, **how)
     alive = alive_warning(decision.model, graph, decision.choice, plan.remove(graph))
     warnings = decision.warnings(alive, repair=options.repair)
     _show(source, decision, found)
@@ -145,6 +146,8 @@ def _show(source: Source, decision: Decision, found: Outline) -> None:
         layers = f"{len(held)} layer{'s' if len(held) > 1 else ''}"
         show_line(f"frozen, {letter}: {reason} ({sum(held):,} channels in {layers})")
     show_table("in all", _TOTALS, _totals(decision, found))
+    if decision.shorter is not None:
+        show_line(shortened(decision.shorter.to_dict()) + "; both tables are without them")
     plan, choice = decision.plan, decision.choice
     where = f", {choice.scope}" if choice.scope else ""
     show_line(
@@ -240,6 +243,7 @@ def _record(
         "criterion": plan.criterion,
         "scope": choice.scope,
         "why": choice.why,
+        "blocks": None if decision.shorter is None else decision.shorter.to_dict(),
         "search": None if choice.search is None else choice.search.to_dict(),
         "warnings": list(warnings),
         "files": dict(zip(("plan", "picture"), map(str, files), strict=False)),

@@ -124,6 +124,7 @@ def budget_of(
     file: str | Path = "",
     ratios: Path | None = None,
     max_drop: float | None = None,
+    blocks: int = 0,
 ) -> Budget:
     """What the flags of a cut ask for.
 
@@ -135,6 +136,7 @@ def budget_of(
         file: the model's, which says how it keeps numbers where ``precision`` does not.
         ratios: file of shares of single layers.
         max_drop: what AP may fall by.
+        blocks: that go whole.
 
     Raises:
         PlanError: a value is no number, or out of its range.
@@ -163,6 +165,7 @@ def budget_of(
         max_layer_prune=floors[1],
         round_to=floors[2],
         max_drop=max_drop,
+        blocks=blocks,
         ratios=() if ratios is None else read_ratios(ratios),
     )
 

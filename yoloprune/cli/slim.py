@@ -44,6 +44,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
+from yoloprune.cli.shorter import BlocksOpt, shortened
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 from yoloprune.cli.targets import TargetOpt
 from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
@@ -123,6 +124,7 @@ def slim(
     precision: PrecisionOpt = None,
     max_drop: MaxDropOpt = None,
     ratios: RatiosOpt = None,
+    blocks: BlocksOpt = 0,
     latency: LatencyOpt = None,
     runtime: RuntimeOpt = None,
     threads: ThreadsOpt = None,
@@ -161,12 +163,12 @@ def slim(
     if plan is not None:
         check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
-    if percent is None and ratios is None and max_drop is None and not any(limits.values()):
+    if percent is max_drop is ratios is None and not blocks and not any(limits.values()):
         percent = 0.5
     floors = (min_channels, max_layer_prune, rounding(round_to, target))
     budget = budget_of(
         percent, limits, precision, floors,
-        file=named(model, cfg), ratios=ratios, max_drop=max_drop,
+        file=named(model, cfg), ratios=ratios, max_drop=max_drop, blocks=blocks,
     )  # fmt: skip
     check_device(device)
     stem = named(model, cfg).stem
@@ -289,6 +291,8 @@ def _show(result: SlimResult) -> None:
         if before.get(key) is not None and after.get(key) is not None
     ]
     show_table(f"{record['model']} at {size_of(record['imgsz'])}", _COLUMNS, rows)
+    if record["blocks"] is not None:
+        show_line(shortened(record["blocks"]))
     reached = record["reached"]
     where = f", {record['scope']}" if record["scope"] else ""  # a given plan has none
     show_line(
@@ -308,7 +312,7 @@ def _show(result: SlimResult) -> None:
     if record["max_drop"] is not None:
         show_line(_dropped(record["max_drop"]))
     if record["latency"] is not None:
-        show_line(_timed(record["latency"]))
+        show_line(_timed(record["latency"], "full" if record["blocks"] is None else "shorter"))
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report")):
         if path:
@@ -360,7 +364,7 @@ def _dropped(record: Mapping[str, Any]) -> str:
     )
 
 
-def _timed(record: Mapping[str, Any]) -> str:
+def _timed(record: Mapping[str, Any], whole: str) -> str:
     """How a limit to latency was met, in a line."""
     median, worst = record["error"]
     by = f"the table is off by {median:.1%} (median), {worst:.1%} (worst)"
@@ -371,7 +375,7 @@ def _timed(record: Mapping[str, Any]) -> str:
     last = record["tries"][-1]
     held = "holds" if record["met"] else "does not hold"
     return (
-        f"takes {last['ms']:.2f} ms, {last['ms'] / last['full']:.1%} of the full network's "
+        f"takes {last['ms']:.2f} ms, {last['ms'] / last['full']:.1%} of the {whole} network's "
         f"{last['full']:.2f}, and {held} the limit of {record['limit']:.2f} ms "
         f"({record['runtime']}; {len(record['tries'])} cuts were timed; {by})"
     )

@@ -69,22 +69,32 @@ class Blocks:
             row["silencing"] = list(row["silencing"])
         return {"removable": rows, "bound": dict(self.bound)}
 
-    def named(self, names: Iterable[str]) -> list[Block]:
+    def named(self, names: Iterable[str], where: str = "") -> list[Block]:
         """Blocks by their names.
 
+        Args:
+            names: each once.
+            where: what errors call the names, usually a plan's file; may be empty.
+
         Raises:
-            PlanError: one is of no block that can go.
+            PlanError: some are of no block that can go, or stand twice; each is named.
         """
         known = {block.name: block for block in self.removable}
-        found = []
+        wrong, seen = [], set[str]()
         for name in names:
-            if name not in known:
-                some = ", ".join(list(known)[:_SHOWN]) or "none"
+            if name in seen:
+                wrong.append(f"{name} stands twice")
+            elif name not in known:
                 why = self.bound.get(name)
-                what = f"cannot go, it {why}" if why else "is no residual block"
-                raise PlanError(f"blocks: {name} {what}. Those that can go begin with {some}.")
-            found.append(known[name])
-        return found
+                wrong.append(
+                    f"{name} cannot go, it {why}" if why else f"{name} is no residual block"
+                )
+            seen.add(name)
+        if wrong:
+            some = ", ".join(list(known)[:_SHOWN]) or "none"
+            at = f"{where}: blocks" if where else "blocks"
+            raise PlanError(f"{at}: {'; '.join(wrong)}. Those that can go begin with {some}.")
+        return [known[name] for name in seen]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,8 @@ class Budget:
         max_drop: AP (top-1 of classifiers) that a cut may lose after repair, in [0, 1);
             ``slim`` searches the smallest cut that keeps to it.
         ratios: layers with shares of their own, which hold whatever else is asked for.
+        blocks: whole residual blocks that go before any channel. Limits that are shares are of
+            the network with them.
 
     Raises:
         PlanError: nothing is asked for, or a value is out of its range.
@@ -56,14 +58,18 @@ class Budget:
     round_to: int = 1
     max_drop: float | None = None
     ratios: tuple[Rule, ...] = ()
+    blocks: int = 0
 
     def __post_init__(self) -> None:
         """Check every range."""
-        asks = self.percent is not None or bool(self.limits) or self.max_drop is not None
-        if not asks and not any(rule.takes for rule in self.ratios):
+        blocks = self.blocks
+        if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 0:
+            raise PlanError(f"--blocks: must be a whole number, at least 0, got {blocks}.")
+        if not blocks and not self.takes_channels and self.max_drop is None:
             words = "takes nothing: --ratios sets bounds only" if self.ratios else "is empty"
             raise PlanError(
-                f"budget: {words}. Give --percent, --macs, --params, --bytes or --latency."
+                f"budget: {words}. Give --percent, --macs, --params, --bytes, --latency or "
+                "--blocks."
             )
         drop = self.max_drop
         if drop is not None and not (is_number(drop) and 0 <= drop < 1):
@@ -88,6 +94,12 @@ class Budget:
                 raise PlanError(f"--{flag}: must be a whole number, at least 1, got {value}.")
 
     @property
+    def takes_channels(self) -> bool:
+        """Whether channels are to go by what a planner can count."""
+        rules = any(rule.takes for rule in self.ratios)
+        return self.percent is not None or bool(self.limits) or rules
+
+    @property
     def limits(self) -> dict[str, float]:
         """Those that are set, by name."""
         found = {name: getattr(self, name) for name in LIMITS}
@@ -101,17 +113,21 @@ class Budget:
             parts.append(f"at most {self.words(name, limit)}")
         if self.max_drop is not None:
             parts.append(f"at most {self.max_drop:g} of AP lost")
+        if self.blocks:
+            parts.insert(0, f"{self.blocks} block{'s' if self.blocks > 1 else ''} gone")
         if self.ratios:
             many = len(self.ratios)
             parts.append(f"ratios of {many} rule{'s' if many > 1 else ''}")
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; ``max_drop``, and ``ratios`` as a file has them, only where they are set."""
+        """JSON-able; ``max_drop``, ``blocks`` and ``ratios`` only where they are set."""
         record = asdict(self)
-        del record["ratios"], record["max_drop"]
+        del record["ratios"], record["max_drop"], record["blocks"]
         if self.max_drop is not None:
             record["max_drop"] = self.max_drop
+        if self.blocks:
+            record["blocks"] = self.blocks
         return record | ({"ratios": to_mapping(self.ratios)} if self.ratios else {})
 
     def words(self, name: str, limit: float) -> str:

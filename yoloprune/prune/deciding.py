@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.darknet.split import split_routes
@@ -34,12 +36,13 @@ from yoloprune.prune.choose import Choice, check_criterion, choose_scores, is_sp
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import kept_units
-from yoloprune.prune.given import Decision, choice_of, given_plan
+from yoloprune.prune.given import Decision, choice_of, given_plan, no_channels
 from yoloprune.prune.options import SlimOptions
-from yoloprune.prune.plan import Origin
+from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.search import SearchOptions
 from yoloprune.prune.sensitivity import Sensitivity
+from yoloprune.prune.shorter import Shorter, shorter
 from yoloprune.prune.stopwatch import Stopwatch
 from yoloprune.prune.timing import LatencyRecord, clock_for, meet
 
@@ -58,11 +61,13 @@ class Ready:
     """A network that plans can be made of, as many as there are budgets.
 
     Attributes:
-        model: full size, its grouped routes split where that was asked for.
+        model: full size, its grouped routes split where that was asked for, and without the whole
+            blocks that go.
         source: its files.
         graph: its channels.
         size: height and width of its input in pixels.
         pictures: to calibrate on, if there are any.
+        shorter: the blocks that went, if any did.
         known: scores that later plans of the same options share; whether they were those of
             switched-off channels → what was chosen.
     """
@@ -72,7 +77,13 @@ class Ready:
     graph: ChannelGraph
     size: tuple[int, int]
     pictures: Pictures | None
+    shorter: Shorter | None = None
     known: dict[bool, Choice] = field(default_factory=dict)
+
+    @property
+    def full(self) -> nn.Module:
+        """The network with all of its blocks."""
+        return self.model if self.shorter is None else self.shorter.full
 
 
 def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Decision:
@@ -96,7 +107,7 @@ def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopw
 
 
 def prepare(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Ready:
-    """Check what can be known to fail, read the pictures, trace; arguments as :func:`decide`."""
+    """Check, read the pictures, take whole blocks out, trace; arguments as :func:`decide`."""
     _check(model, options)
     if options.split_routes:
         if not isinstance(model, DarknetModel):
@@ -112,8 +123,28 @@ def prepare(model: nn.Module, source: Source, options: SlimOptions, stages: Stop
         options.calib_images,
         asked=options.calib is not None,
     )
+    short: Shorter | None = stages.run("blocks", _shorter, model, size, pictures, options)
+    model = model if short is None else short.model
     graph = stages.run("trace", trace, model)
-    return Ready(model=model, source=source, graph=graph, size=size, pictures=pictures)
+    if short is not None and options.plan is None:
+        short.check_ratios(options.budget, graph)
+    return Ready(
+        model=model, source=source, graph=graph, size=size, pictures=pictures, shorter=short
+    )
+
+
+def _shorter(
+    model: nn.Module, size: tuple[int, int], pictures: Pictures | None, options: SlimOptions
+) -> Shorter | None:
+    """The network without whole blocks, where some are to go."""
+    wanted: int | tuple[str, ...] = options.budget.blocks
+    where = "--blocks"
+    if options.plan is not None:
+        wanted, where = PrunePlan.read(options.plan).blocks, str(options.plan)
+    if not wanted:
+        return None
+    how = {"repair": options.repair, "device": options.device}
+    return shorter(model, size, wanted, pictures, where=where, **how)  # type: ignore[arg-type]
 
 
 def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
@@ -132,16 +163,7 @@ def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
         planner = Planner(graph, costs)
         options = replace(options, budget=with_areas(options.budget, model))
         planner.bounds(options.budget)  # what is wrong with its ratios is said before any scoring
-        choice = _chosen(ready, planner, options, stages)
-        if clock is not None:
-            by, latency = stages.run(
-                "time", meet, model, planner, partial(shared_out, planner, choice), options.budget
-            )
-            choice = replace(choice, budget=by)
-        shared = stages.run("share", shared_out, planner, choice, choice.budget)
-        choice = replace(choice, scores=shared)
-        asked = options.budget
-        plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
+        choice, plan, latency = _planned(ready, planner, options, origin, stages)
     return Decision(
         model=model,
         graph=graph,
@@ -151,7 +173,42 @@ def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
         plan=plan,
         clock=clock,
         latency=latency,
+        shorter=ready.shorter,
     )
+
+
+def _planned(
+    ready: Ready, planner: Planner, options: SlimOptions, origin: Origin, stages: Stopwatch
+) -> tuple[Choice, PrunePlan, LatencyRecord | None]:
+    """Choose what goes: scores, shares, and the plan; and how a limit to latency was met."""
+    asked, short, latency = options.budget, ready.shorter, None
+    if short is not None:
+        options = replace(options, budget=short.amounts(asked))
+        if _met(planner, options.budget):
+            return *no_channels(planner.graph, asked, origin, short.names), None
+    choice = _chosen(ready, planner, options, stages)
+    if asked.latency is not None:
+        shares = partial(shared_out, planner, choice)
+        by, latency = stages.run("time", meet, ready.model, planner, shares, options.budget)
+        choice = replace(choice, budget=by)
+    shared = stages.run("share", shared_out, planner, choice, choice.budget)
+    choice = replace(choice, scores=shared)
+    timed = short is not None and latency is not None and latency.met is not False
+    if short and timed and not planner.choose(choice.scores, choice.budget).size:
+        return *no_channels(planner.graph, asked, origin, short.names), latency
+    plan = stages.run("plan", planner.plan, choice.scores, choice.budget, origin, asked=asked)
+    return choice, plan if short is None else replace(plan, blocks=short.names), latency
+
+
+def _met(planner: Planner, budget: Budget) -> bool:
+    """Whether a network keeps to a budget with all of its channels; of latency only cuts tell."""
+    shares = budget.percent is not None or any(rule.takes for rule in budget.ratios)
+    if shares or budget.latency is not None:
+        return False
+    if planner.costs is None:
+        return True
+    there = planner.costs.limited(np.ones(planner.graph.n_units, dtype=bool), budget)
+    return all(there[name] <= limit for name, limit in planner.costs.limits(budget).items())
 
 
 def _chosen(ready: Ready, planner: Planner, options: SlimOptions, stages: Stopwatch) -> Choice:
@@ -232,6 +289,8 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
         raise PlanError("--max-drop: chooses what goes, and --plan says it. Leave one out.")
     if options.budget.max_drop is not None and options.data is None:
         raise PlanError("--max-drop: measures AP. Give --data.")
+    if options.plan is None and options.budget.blocks:
+        _check_blocks(options)
     budget = options.budget
     shared = budget.percent is None and not budget.limits and budget.max_drop is None
     if shared and (search or options.sensitivity is not None):
@@ -243,6 +302,32 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     if search and not options.repair:
         raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
     check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)
+
+
+def _check_blocks(options: SlimOptions) -> None:
+    """What whole blocks cannot stand beside."""
+    budget = options.budget
+    if options.sensitivity is not None:
+        raise PlanError(
+            "--sensitivity: was measured with the blocks that --blocks takes out. Slim twice: "
+            "--blocks first, then measure what is left."
+        )
+    if budget.latency is not None and budget.latency < 1:
+        raise PlanError(
+            f"--latency: {budget.latency:g} is a share of the full network's, and with --blocks "
+            "the shorter one is timed. Give an amount, such as 12ms."
+        )
+    chooses = {
+        "--search": options.search > 0,
+        "--criterion": options.criterion is not None,
+        "--scope": options.scope is not None,
+    }
+    given = [flag for flag, there in chooses.items() if there]
+    if given and not budget.takes_channels and budget.max_drop is None:
+        raise PlanError(
+            f"{', '.join(given)}: chooses channels, and --blocks alone takes none. Add --percent "
+            "or a limit."
+        )
 
 
 def _source(options: SlimOptions) -> str | None:

@@ -11,11 +11,13 @@ import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.measure.pictures import Pictures
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import Choice
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.contradictions import check_layers
 from yoloprune.prune.plan import VERSION, Origin, PrunePlan, Reached
 from yoloprune.prune.score import Scores
+from yoloprune.prune.shorter import Shorter
 from yoloprune.prune.timing import LatencyRecord
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ class Decision:
     """What is to be cut, and how that came about.
 
     Attributes:
-        model: full size, its grouped routes split where that was asked for.
+        model: full size, its grouped routes split where that was asked for, and without the whole
+            blocks that go.
         graph: its channels.
         size: height and width of its input in pixels.
         pictures: to calibrate on, if there are any.
@@ -35,6 +38,7 @@ class Decision:
         plan: which channels go.
         clock: what plans take, where time is limited.
         latency: how a limit to it was met.
+        shorter: the blocks that went, if any did.
     """
 
     model: nn.Module
@@ -45,6 +49,18 @@ class Decision:
     plan: PrunePlan
     clock: Clock | None = None
     latency: LatencyRecord | None = None
+    shorter: Shorter | None = None
+
+    @property
+    def teacher(self) -> nn.Module:
+        """What the cut is repaired against: the full network by the names of ``model``."""
+        return self.model if self.shorter is None else self.shorter.teacher
+
+    @property
+    def budget(self) -> Budget:
+        """The plan's, for ``model``: where blocks went, shares are amounts."""
+        budget = self.plan.budget
+        return budget if self.shorter is None else self.shorter.amounts(budget)
 
     def warnings(self, alive: str | None, *, repair: bool) -> list[str]:
         """What a reader should know before the cut.
@@ -54,7 +70,9 @@ class Decision:
             repair: whether pictures are to mend that.
         """
         mends = repair and self.pictures is not None
-        return [*self.choice.notes, *([alive] if alive and not mends else []), *self.plan.notes]
+        short = [] if self.shorter is None else list(self.shorter.notes())
+        alive_ = [alive] if alive and not mends else []
+        return [*short, *self.choice.notes, *alive_, *self.plan.notes]
 
 
 def given_plan(path: Path, graph: ChannelGraph, source: Origin) -> PrunePlan:
@@ -83,6 +101,12 @@ def given_plan(path: Path, graph: ChannelGraph, source: Origin) -> PrunePlan:
             f"{path.name}: was edited: it takes {reached.channels} channels, and "
             f"{plan.reached.channels} when it was made."
         )
+    asked = plan.budget.blocks
+    if asked != len(plan.blocks):
+        notes.append(
+            f"{path.name}: was edited: it takes {len(plan.blocks)} blocks out, and {asked} when it "
+            "was made."
+        )
     notes += _elsewhere(plan, source, path.name)
     notes += _floors(graph, plan, path.name)
     reached = reached if edited else replace(reached, threshold=plan.reached.threshold)
@@ -100,6 +124,28 @@ def choice_of(plan: PrunePlan, graph: ChannelGraph, path: Path) -> Choice:
         compares=False,
         budget=plan.budget,
     )
+
+
+def no_channels(
+    graph: ChannelGraph, asked: Budget, origin: Origin, blocks: tuple[str, ...]
+) -> tuple[Choice, PrunePlan]:
+    """The choice and the plan of a cut in which whole blocks alone go.
+
+    Args:
+        graph: channels of the network without them.
+        asked: that blocks alone met.
+        origin: the model file.
+        blocks: their names.
+    """
+    why = f"blocks alone {'met the budget' if asked.takes_channels else 'were asked for'}"
+    values = np.full(graph.n_units, np.nan)
+    scores = Scores(values=values, criterion="none", missing=f"no score, for {why}")
+    choice = Choice(scores=scores, scope=None, why=why, compares=False, budget=asked)
+    reached = _reached(graph, np.zeros(0, dtype=np.int64))
+    plan = PrunePlan(
+        criterion="none", budget=asked, reached=reached, layers={}, source=origin, blocks=blocks
+    )
+    return choice, plan
 
 
 def _reached(graph: ChannelGraph, remove: IntArray) -> Reached:

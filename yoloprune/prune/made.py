@@ -10,6 +10,7 @@ from yoloprune.prune.choose import Choice
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.selftest import SelfTest
+from yoloprune.prune.shorter import Shorter
 from yoloprune.prune.timing import LatencyRecord
 from yoloprune.prune.verdict import head_error, judge
 
@@ -24,9 +25,10 @@ class Made:
     """A cut and repaired model, and how it came about.
 
     Attributes:
-        free: whether only channels went that were switched off.
+        free: whether only channels and blocks went that were switched off.
         arbitrary: whether they were chosen by scores that hardly differ.
         latency: what it takes, where that was limited.
+        shorter: the whole blocks that went, if any did.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class Made:
     arbitrary: bool
     warnings: list[str]
     latency: LatencyRecord | None = None
+    shorter: Shorter | None = None
 
 
 def story(made: Made, *, compensate: bool) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def story(made: Made, *, compensate: bool) -> dict[str, Any]:
         "self_test": {"max_rel_diff": made.test.max_rel_diff, "dtype": made.test.dtype},
         "repair": None if made.repair is None else made.repair.to_dict(),
         "latency": None if made.latency is None else made.latency.to_dict(),
+        "blocks": None if made.shorter is None else made.shorter.to_dict(),
         "warnings": made.warnings,
     }
 

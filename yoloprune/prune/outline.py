@@ -11,6 +11,7 @@ import numpy as np
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray
 from yoloprune.measure.size import Size
+from yoloprune.prune.budget import Budget
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Cost, Costs
 from yoloprune.prune.patches import LAYERS
@@ -115,6 +116,7 @@ def outline(
     size: Size,
     milliseconds: Milliseconds | None = None,
     clock: Clock | None = None,
+    budget: Budget | None = None,
 ) -> Outline:
     """Lay out what a plan does.
 
@@ -125,6 +127,7 @@ def outline(
         size: of the model, layer by layer.
         milliseconds: of a layer at a width, if somebody knows; the clock's, if there is one.
         clock: what plans take; a limit to latency is left out without it.
+        budget: the plan's, where its shares are not of ``model``; None for the plan's own.
 
     Raises:
         PlanError: the plan does not fit the graph.
@@ -170,7 +173,7 @@ def outline(
         before=before,
         after=after,
         elsewhere=elsewhere,
-        limits=_limits(plan, costs, kept),
+        limits=_limits(plan, budget or plan.budget, costs, kept),
     )
 
 
@@ -184,8 +187,8 @@ def _widths(model: nn.Module, graph: ChannelGraph) -> dict[str, IntArray]:
     return found
 
 
-def _limits(plan: PrunePlan, costs: Costs, kept: BoolArray) -> tuple[Limit, ...]:
-    budget, found = plan.budget, []
+def _limits(plan: PrunePlan, budget: Budget, costs: Costs, kept: BoolArray) -> tuple[Limit, ...]:
+    found = []
     if budget.percent is not None:
         found.append(Limit(name="percent", asked=budget.percent, reached=plan.reached.percent))
     if costs.clock is None and budget.latency is not None:

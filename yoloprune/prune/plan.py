@@ -69,6 +69,8 @@ class PrunePlan:
         layers: path of each layer that loses channels → the output indices that it loses,
             ascending. Empty: the identity.
         source: the model file it was made for.
+        blocks: names of whole residual blocks that go first, as the full network has them. The
+            layers are those of the network without them.
         notes: what a reader should know, a sentence each: floors that held the plan back,
             channels that had no score.
         version: of the JSON form.
@@ -79,6 +81,7 @@ class PrunePlan:
     reached: Reached
     layers: Mapping[str, tuple[int, ...]]
     source: Origin | None = None
+    blocks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     version: int = VERSION
 
@@ -99,6 +102,7 @@ class PrunePlan:
             "budget": self.budget.to_dict(),
             "reached": asdict(self.reached),
             "notes": list(self.notes),
+            **({"blocks": list(self.blocks)} if self.blocks else {}),
         }
         rows = (
             f"    {json.dumps(path)}: {json.dumps(list(out))}" for path, out in self.layers.items()
@@ -160,6 +164,7 @@ def _parse(text: str, where: str) -> PrunePlan:
         budget=_parse_budget(root.fields("budget"), version),
         reached=_parse_reached(root.fields("reached")),
         notes=tuple(root.texts("notes")),
+        blocks=tuple(root.texts("blocks")) if "blocks" in root.data else (),
         layers={path: layers.indices(path) for path in layers.data},
     )
     root.done()
@@ -187,7 +192,9 @@ def _parse_budget(fields: _Fields, version: int) -> Budget:
         "max_layer_prune": fields.number("max_layer_prune"),
         "round_to": fields.integer("round_to"),
     }
-    if "max_drop" in fields.data:  # these two are there only where they were asked for
+    if "blocks" in fields.data:  # these three are there only where they were asked for
+        values["blocks"] = fields.integer("blocks")
+    if "max_drop" in fields.data:
         values["max_drop"] = fields.number("max_drop")
     if "ratios" in fields.data:
         at = f"{fields.where}: budget.ratios"

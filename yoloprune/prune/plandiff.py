@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from yoloprune.prune.budget import Budget
@@ -32,6 +32,25 @@ class LayerDiff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksDiff:
+    """Whole residual blocks that two plans take out.
+
+    Attributes:
+        both: names, in the first plan's order.
+        only_a, only_b: those that one alone takes.
+    """
+
+    both: tuple[str, ...] = ()
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Whether both take the same: if not, a layer's name may mean two."""
+        return not self.only_a and not self.only_b
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDiff:
     """Two plans.
 
@@ -41,16 +60,18 @@ class PlanDiff:
         settings: what differs of criterion, budget and source → both values.
         layers: those that at least one of them cuts, in the first plan's order, and then those
             of the second alone.
+        blocks: whole blocks that go before any channel.
     """
 
     same_model: bool | None
     settings: Mapping[str, tuple[Any, Any]]
     layers: tuple[LayerDiff, ...]
+    blocks: BlocksDiff = field(default_factory=BlocksDiff)
 
     @property
     def same_cut(self) -> bool:
-        """Whether both remove the same channels."""
-        return not any(layer.only_a or layer.only_b for layer in self.layers)
+        """Whether both remove the same blocks and channels."""
+        return self.blocks.same and not any(layer.only_a or layer.only_b for layer in self.layers)
 
     @property
     def total(self) -> LayerDiff:
@@ -65,6 +86,7 @@ class PlanDiff:
         return {
             "same_model": self.same_model,
             "same_cut": self.same_cut,
+            "blocks": asdict(self.blocks),
             "settings": {key: {"a": a, "b": b} for key, (a, b) in self.settings.items()},
             "layers": [{**asdict(layer), "overlap": layer.overlap} for layer in self.layers],
             "totals": {
@@ -90,6 +112,11 @@ def diff_plans(a: PrunePlan, b: PrunePlan) -> PlanDiff:
             _layer(path, set(a.layers.get(path, ())), set(b.layers.get(path, ())))
             for path in dict.fromkeys((*a.layers, *b.layers))
         ),
+        blocks=BlocksDiff(
+            both=tuple(name for name in a.blocks if name in b.blocks),
+            only_a=tuple(name for name in a.blocks if name not in b.blocks),
+            only_b=tuple(name for name in b.blocks if name not in a.blocks),
+        ),
     )
 
 
@@ -102,10 +129,10 @@ def _settings(a: PrunePlan, b: PrunePlan) -> Iterator[tuple[str, tuple[Any, Any]
     """What differs beside the channels, by the name that the plan file has for it."""
     if a.criterion != b.criterion:
         yield "criterion", (a.criterion, b.criterion)
-    for field in fields(Budget):
-        values = getattr(a.budget, field.name), getattr(b.budget, field.name)
+    for each in fields(Budget):
+        values = getattr(a.budget, each.name), getattr(b.budget, each.name)
         if values[0] != values[1]:
-            yield f"budget.{field.name}", values
+            yield f"budget.{each.name}", values
     for key in ("path", "sha256"):
         sources = tuple(plan.source and getattr(plan.source, key) for plan in (a, b))
         if sources[0] != sources[1]:

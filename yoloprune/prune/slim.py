@@ -168,7 +168,7 @@ def _within_drop(
     identity = fingerprint(ready.model, pictures, settings, ready.size)
     how = DropOptions(
         budget=options.budget,
-        full_macs=count(ready.model, ready.size).macs,
+        full_macs=count(ready.full, ready.size).macs,
         size=ready.size,
         split=split,
         log=drop_log(options.out, ready.source),
@@ -176,7 +176,7 @@ def _within_drop(
         trials=options.drop_trials,
     )
     return smallest_within(
-        judged(ready.model),
+        judged(ready.full),
         chosen,
         lambda decision: _make(decision, options, stages),
         lambda made: judged(made.model),
@@ -187,7 +187,7 @@ def _within_drop(
 def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
     """Cut, test, repair."""
     model, graph, pictures = decision.model, decision.graph, decision.pictures
-    choice, plan = decision.choice, decision.plan
+    choice, plan, short = decision.choice, decision.plan, decision.shorter
     remove = plan.remove(graph)
     alive = alive_warning(model, graph, choice, remove)
     suits = notes(model, options.target, decision.size, options.budget.round_to)
@@ -196,12 +196,15 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
         log.warning("warning: %s", text)
     thin = stages.run("cut", cut_units, model, graph, remove, compensate=options.compensate)
     test = stages.run("self_test", tested_cut, model, graph, remove, thin, options.compensate)
-    record = None
+    record = None if short is None else short.repair
     if pictures is not None and options.repair:
-        kept = kept_units(graph, remove)
-        done = stages.run("repair", repair_on, model, thin, graph, kept, pictures, options.device)
-        thin, record = done.model, done.record
-        warnings += drift_warning(record, pictures)
+        if short is None or plan.layers:  # else it was repaired as its blocks went
+            kept, teacher = kept_units(graph, remove), decision.teacher
+            how = (graph, kept, pictures, options.device)
+            done = stages.run("repair", repair_on, teacher, thin, *how)
+            thin, record = done.model, done.record
+        if record is not None:
+            warnings += drift_warning(record, pictures)
     return Made(
         model=thin,
         graph=graph,
@@ -209,10 +212,11 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
         plan=plan,
         test=test,
         repair=record,
-        free=alive is None,
+        free=alive is None and (short is None or short.free),
         arbitrary=choice.compares and are_alike(choice.scores, graph),
         warnings=warnings,
         latency=decision.latency,
+        shorter=short,
     )
 
 

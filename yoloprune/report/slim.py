@@ -218,6 +218,7 @@ def _context(
                 f"{budget.max_layer_prune:.0%}".replace("%", " %"),
             ),
             ("kept counts are multiples of", str(budget.round_to)),
+            *([("whole blocks out", ", ".join(map(plain, plan.blocks)))] if plan.blocks else []),
         ],
         "asked": budget.asked,
         "percent": budget.percent,

@@ -187,7 +187,7 @@ class SlimSection(Section):
         rules = () if self.ratios is None else parse_ratios(self.ratios, "ratios")
         return Budget(
             percent=percent,
-            **limits,
+            **limits,  # type: ignore[arg-type]
             precision=self.precision or precision,
             min_channels=self.min_channels,
             max_layer_prune=self.max_layer_prune,
