@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from block_nets import SIDE, stock
 from torch import Tensor, nn
 
@@ -229,8 +230,12 @@ def test_contradictions_about_blocks_are_named(tmp_path: Path) -> None:
 
 
 def test_shares_and_bounds_of_ap_are_of_the_full_network(tmp_path: Path, shapes: str) -> None:
+    told = yaml.safe_load(Path(shapes).read_text())
+    told |= {"path": str(Path(shapes).parent), "names": [f"thing {i}" for i in range(80)]}
+    data = tmp_path / "data.yaml"
+    data.write_text(yaml.safe_dump(told))
     budget = Budget(blocks=2, max_drop=0.5, round_to=8)
-    full, found = slimmed(tmp_path, shapes, budget=budget, data=shapes, drop_trials=2)
+    full, found = slimmed(tmp_path, shapes, budget=budget, data=str(data), drop_trials=2)
     trials = found.summary["max_drop"]["trials"]
     macs = count(found.model, SIDE).macs / count(full, SIDE).macs
     chosen = trials[found.summary["max_drop"]["chosen"]]

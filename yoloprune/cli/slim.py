@@ -163,7 +163,7 @@ def slim(
     if plan is not None:
         check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
-    if percent is max_drop is ratios is None and not blocks and not any(limits.values()):
+    if not blocks and (percent, ratios, max_drop, *limits.values()) == (None,) * 7:
         percent = 0.5
     floors = (min_channels, max_layer_prune, rounding(round_to, target))
     budget = budget_of(

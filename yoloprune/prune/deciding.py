@@ -270,6 +270,8 @@ def _searched(
 def _check(model: nn.Module, options: SlimOptions) -> None:
     """All that can be known to fail before any work."""
     check_finite(model)
+    if options.plan is None and options.budget.blocks:
+        _check_blocks(options)
     rounding(None, options.target)
     check_writable(options.out)
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
@@ -289,8 +291,6 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
         raise PlanError("--max-drop: chooses what goes, and --plan says it. Leave one out.")
     if options.budget.max_drop is not None and options.data is None:
         raise PlanError("--max-drop: measures AP. Give --data.")
-    if options.plan is None and options.budget.blocks:
-        _check_blocks(options)
     budget = options.budget
     shared = budget.percent is None and not budget.limits and budget.max_drop is None
     if shared and (search or options.sensitivity is not None):
