@@ -68,3 +68,15 @@ def test_what_is_no_plan_is_one_line(files: tuple[Path, Path], tmp_path: Path) -
         assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
         assert message in done.stderr and done.stdout == ""
     assert diff(files[0]).exit_code == 2
+
+
+def test_blocks_are_named(tmp_path: Path) -> None:
+    for name, blocks in (("a", ("m.1", "m.2")), ("b", ("m.2",))):
+        replace(PLAN, blocks=blocks).write(tmp_path / f"{name}.json")
+    done = diff(tmp_path / "a.json", tmp_path / "b.json")
+    assert done.exit_code == 0, done.output
+    assert "whole blocks out in both: m.2\n" in done.stdout
+    assert "whole blocks out in A only: m.1\n" in done.stdout
+    assert "a layer of one name need not be the same layer" in done.stdout
+    same = diff(tmp_path / "b.json", tmp_path / "b.json").stdout
+    assert "the same blocks and channels go" in same and "need not be" not in same

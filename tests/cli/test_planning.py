@@ -173,3 +173,49 @@ def test_a_limit_that_does_not_hold_is_told(made: Path, tmp_path: Path) -> None:
     limits = {row["name"]: row for row in json.loads((tmp_path / "r.json").read_text())["limits"]}
     assert (limits["percent"]["holds"], limits["macs"]["holds"]) == (True, False)
     assert limits["macs"]["asked"] == pytest.approx(0.01 * 134_758_400)
+
+
+def test_a_dry_run_with_blocks_is_what_its_plan_does(tmp_path: Path) -> None:
+    done = slim("--blocks", 1, "--macs", 0.6, "--dry-run", "-o", tmp_path, "--json", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    assert "without 1 of 2 blocks (model.2" in done.stdout
+    assert "both tables are without them" in done.stdout and "not met" not in done.stdout
+    record = json.loads((tmp_path / "r").read_text())
+    full = json.loads(info(tmp_path))["totals"]["macs"]
+    (limit,) = record["limits"]
+    assert limit["asked"] == pytest.approx(0.6 * full) and limit["holds"]
+    plan = tmp_path / "yoloprune-demo-plan.json"
+    made = slim("--plan", plan, "-o", tmp_path / "cut", "--json", tmp_path / "c")
+    assert made.exit_code == 0, made.output
+    assert "1 block gone, at most 60.0% of the multiply-adds" in made.stdout
+    cut = json.loads((tmp_path / "c").read_text())
+    assert (
+        cut["after"]["macs"]
+        == record["after"]["macs"]
+        <= 0.6 * full
+        == 0.6 * (cut["before"]["macs"])
+    )
+    assert [one["harm"] for one in cut["blocks"]["removed"]] == [None]
+    page = (tmp_path / "cut" / "yoloprune-demo-slim-report.html").read_text()
+    assert "whole blocks out" in page and cut["blocks"]["removed"][0]["name"] in page
+
+
+def info(folder: Path) -> str:
+    done = CliRunner().invoke(app, ["info", NET, "--json", str(folder / "info.json")])
+    assert done.exit_code == 0, done.output
+    return (folder / "info.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--blocks", 99), "--blocks: the network can spare 2 blocks, got 99."),
+        (("--blocks", 1, "--plan", "p.json"), "--plan: says what goes. Leave --blocks out."),
+        (("--blocks", 1, "--latency", 0.5, "--runtime", "torch"), "--latency: 0.5 is a share of"),
+    ],
+)
+def test_blocks_that_cannot_go(tmp_path: Path, flags: tuple[object, ...], message: str) -> None:
+    done = slim(*flags, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"yoloprune: {message}") and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

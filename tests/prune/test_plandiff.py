@@ -77,3 +77,15 @@ def test_models_are_told_apart_by_their_digest(source: Origin | None, same: bool
     found = diff_plans(A, replace(A, source=source))
     assert found.same_model is same
     assert ("source.sha256" in found.settings) == (same is not True)
+
+
+def test_blocks_are_told_apart() -> None:
+    one, two = replace(A, blocks=("m.1", "m.2")), replace(A, blocks=("m.2", "m.5"))
+    found = diff_plans(one, two)
+    assert (found.blocks.both, found.blocks.only_a, found.blocks.only_b) == (
+        ("m.2",), ("m.1",), ("m.5",),
+    )  # fmt: skip
+    assert not found.same_cut and not found.blocks.same
+    assert diff_plans(one, one).same_cut and diff_plans(A, A).blocks.same
+    record = json.loads(json.dumps(found.to_dict()))
+    assert record["blocks"] == {"both": ["m.2"], "only_a": ["m.1"], "only_b": ["m.5"]}

@@ -177,6 +177,8 @@ def test_plans_keep_blocks_and_speak_of_them_only_where_there_are_some() -> None
     assert "blocks" not in json.loads(plan.to_json())
     named = replace(plan, blocks=("model.2.m.0", "model.10.m.0.attn"))
     assert PrunePlan.from_json(named.to_json()) == named
+    counted = replace(named, budget=Budget(blocks=2, macs=0.5))
+    assert PrunePlan.from_json(counted.to_json()) == counted
     with pytest.raises(PlanError, match="plan: blocks: got 3, expected a list of texts"):
         PrunePlan.from_json(json.dumps({**json.loads(plan.to_json()), "blocks": 3}))
 
