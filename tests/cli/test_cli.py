@@ -397,3 +397,11 @@ def test_a_teacher_alone_needs_pictures_only(net: Path, tmp_path: Path) -> None:
         assert done.exit_code == 1
         assert done.stderr.startswith(f"yoloprune: {message}"), done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_info_lists_blocks(tmp_path: Path) -> None:
+    done = yoloprune("info", "yolov8n.yaml", "--blocks", "--imgsz", 64)
+    assert done.exit_code == 0, done.stderr
+    assert "model.4.m.1" in done.stdout
+    assert "model.12.m.0 cannot go: it gives its branch alone" in done.stdout
+    assert "6 of 10 blocks may go whole (18.0% of the MACs)" in done.stdout

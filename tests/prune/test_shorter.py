@@ -184,7 +184,7 @@ def test_plans_keep_blocks_and_speak_of_them_only_where_there_are_some() -> None
 
 
 def test_nothing_to_do_is_refused() -> None:
-    with pytest.raises(PlanError, match="budget: is empty. .* or --blocks"):
+    with pytest.raises(PlanError, match="budget: is empty"):
         Budget(blocks=0)
     with pytest.raises(PlanError, match="--blocks: must be a whole number, at least 0, got 1.5"):
         Budget(blocks=1.5)  # type: ignore[arg-type]

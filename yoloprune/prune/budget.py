@@ -68,8 +68,7 @@ class Budget:
         if not blocks and not self.takes_channels and self.max_drop is None:
             words = "takes nothing: --ratios sets bounds only" if self.ratios else "is empty"
             raise PlanError(
-                f"budget: {words}. Give --percent, --macs, --params, --bytes, --latency or "
-                "--blocks."
+                f"budget: {words}. Give --percent, --macs, --params, --bytes or --latency."
             )
         drop = self.max_drop
         if drop is not None and not (is_number(drop) and 0 <= drop < 1):
