@@ -181,7 +181,8 @@ RECORDS: dict[str, dict[str, Any]] = {
     "slim": {
         "model": EVIL, "imgsz": [640, 640], "before": SIDE, "after": SIDE, "criterion": "gamma",
         "scope": "global", "why": EVIL, "repair": None, "verdict": {"words": EVIL, "next": EVIL},
-        "asked": {"percent": 0.5}, "search": None, "max_drop": None, "blocks": None, "latency": None,
+        "asked": {"percent": 0.5}, "search": None, "max_drop": None, "blocks": None,
+        "latency": None,
         "self_test": {"max_rel_diff": 1e-7},
         "reached": {
             "prunable_channels": 1, "channels": 1, "percent": 0.5, "units": 1, "threshold": 0.1,
