@@ -14,6 +14,7 @@ import yaml
 from block_nets import SIDE, stock
 from torch import Tensor, nn
 
+import yoloprune.prune.slim as pipeline
 from yoloprune.channels.trace import trace
 from yoloprune.errors import PlanError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
@@ -148,7 +149,17 @@ def test_blocks_alone(tmp_path: Path, shapes: str) -> None:
         assert again(pictures(1))[0].shape == full(pictures(1))[0].shape
 
 
-def test_then_channels_to_a_share_of_the_full_network(tmp_path: Path, shapes: str) -> None:
+def test_then_channels_to_a_share_of_the_full_network(
+    tmp_path: Path, shapes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = []
+    mend = pipeline.repair_on
+
+    def watched(teacher: nn.Module, *args: Any) -> Any:
+        teachers.append(teacher)
+        return mend(teacher, *args)
+
+    monkeypatch.setattr(pipeline, "repair_on", watched)
     full, result = slimmed(
         tmp_path,
         shapes,
@@ -160,6 +171,8 @@ def test_then_channels_to_a_share_of_the_full_network(tmp_path: Path, shapes: st
     assert 0.6 * dense < macs <= 0.7 * dense
     assert len(result.plan.blocks) == 2 and result.plan.layers
     assert result.plan.budget.macs == 0.7
+    (teacher,) = teachers  # what the layers that are left are fitted to is the full network
+    assert isinstance(teacher, Aligned) and teacher.full is full
     short = remove_blocks(full, find_blocks(full, SIDE).named(result.plan.blocks)).model
     assert result.plan.remove(trace(short)).size  # its layers are those of the shorter network
 
