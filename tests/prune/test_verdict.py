@@ -8,6 +8,7 @@ import pytest
 from nets import Chain
 
 from yoloprune.channels import trace
+from yoloprune.models.door import load
 from yoloprune.prune.repair import LayerRepair, RepairRecord
 from yoloprune.prune.verdict import head_error, judge
 
@@ -72,3 +73,15 @@ def test_a_choice_by_scores_that_are_all_alike_is_called_arbitrary() -> None:
     assert said(0.61, 0.3, arbitrary=True).words.endswith("so that the choice was arbitrary)")
     assert "arbitrary" not in said(0.61, 0.3).words
     assert "arbitrary" not in said(0.61, 0.61, arbitrary=True).words  # it works: who cares
+
+
+def test_heads_of_darknet_end_it_too_though_what_they_select_is_frozen_for_another_reason() -> None:
+    graph = trace(load("yoloprune-demo.cfg", scratch=True)[0])
+    heads = {
+        axis.module
+        for axis in graph.out_axes
+        if "output of the model" in {graph.frozen.get(int(unit)) for unit in axis.units}
+    }
+    assert heads
+    found = head_error(record(**dict.fromkeys(heads, 0.25), inside=0.9), graph)
+    assert found == 0.25

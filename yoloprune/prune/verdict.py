@@ -104,14 +104,14 @@ def head_error(record: RepairRecord, graph: ChannelGraph) -> float | None:
     Returns:
         A share of their variance; None where no such layer was fitted.
     """
-    ends = {
-        axis.module
+    reasons = {
+        axis.module: [graph.frozen.get(int(unit), "") for unit in axis.units.ravel()]
         for axis in graph.out_axes
-        if axis.units.size
-        and all(
-            graph.frozen.get(int(unit), "").startswith("output of the model")
-            for unit in axis.units.ravel()
-        )
+    }
+    ends = {  # some of a Darknet head's channels are frozen by what its decoding selects
+        module
+        for module, why in reasons.items()
+        if all(why) and any(reason.startswith("output of the model") for reason in why)
     }
     found = [layer.after for layer in record.layers if layer.path in ends]
     found = [error for error in found if math.isfinite(error)]
