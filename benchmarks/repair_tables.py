@@ -5,7 +5,7 @@
     python benchmarks/repair_tables.py picture # draws the first of these tables
     python benchmarks/repair_tables.py tunes   # with training, each budget its own schedule
 
-All at equal MACs, by budgets in MACs (rows of before 0.1 by a bisected percent, to .001). AP is
+All at equal MACs, by budgets in MACs (older rows of ``auto`` by a round percent). AP is
 pycocotools', on the validation split, which nothing was chosen by: plans, strengths and schedules
 come from train pictures alone. A finished row is not run again. Several processes share the work
 (``--jobs``).
@@ -96,8 +96,6 @@ CRITERIA = {
     "knapsack": ("recon", "local"),
     "searched": ("recon", "local"),
 }
-AUTO_PERCENT = {0.75: 0.4, 0.5: 0.63, 0.25: 0.76, 0.11: 0.86}
-"""Percent of the channels at which ``auto`` by Taylor comes near these MACs."""
 SETTINGS = {
     "plots": False, "val": False, "patience": 1000, "cache": "ram", "verbose": False,
     "amp": False, "workers": 0,
@@ -296,8 +294,7 @@ def tune_rows(cell: Cell, device: str, out: Path) -> list[Row]:
     torch.manual_seed(cell.seed)
     model, percent, epochs = load(str(SHARED / NETS[cell.network][0]))[0], 0.0, cell.epochs
     if cell.way.startswith("auto"):
-        percent = AUTO_PERCENT[cell.share]
-        model = sparse(cell, model, percent, device, out)
+        model, percent = sparse(cell, model, device, out)
         epochs -= sparse_epochs(cell)
     elif cell.way != "control":
         model, percent = start_of(cell, device, out)
@@ -320,15 +317,19 @@ def sparse_epochs(cell: Cell) -> int:
     return max(1, round(0.4 * cell.epochs))
 
 
-def sparse(cell: Cell, dense: nn.Module, percent: float, device: str, out: Path) -> nn.Module:
-    """Train by ``auto`` and cut."""
+def sparse(cell: Cell, dense: nn.Module, device: str, out: Path) -> tuple[nn.Module, float]:
+    """Train by ``auto`` and cut; also the share of the channels that went."""
     criterion: Any = cell.way.partition("-")[2]
-    wish = SparsityOptions(budget=Budget(percent=percent), criterion=criterion)
+    wish = SparsityOptions(budget=Budget(macs=cell.share), criterion=criterion)
     folder = out / f"{cell.name}-sparse"
     model = trained(dense, cell, sparse_epochs(cell), device, folder, wish)
     graph = trace(model)
+    planner = Planner(graph, Costs(model, graph, count(model, SIZE)))
     scores = choose_scores(model, graph, wish.budget, criterion="gamma").scores
-    return cut_units(model, graph, Planner(graph).choose(scores, wish.budget))
+    remove = planner.choose(scores, wish.budget)
+    channels, free = graph.channels, graph.prunable
+    share = float(channels[remove].sum() / channels[free].sum())
+    return cut_units(model, graph, remove), share
 
 
 def reset(model: nn.Module) -> None:

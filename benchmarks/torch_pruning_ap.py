@@ -109,7 +109,9 @@ def ours(cell: Cell, device: str) -> tuple[nn.Module, float]:
     return repair(net.model, slim, net.graph, kept, net.pictures, how).model, percent
 
 
-def torch_pruned(model: nn.Module, way: str, ratio: float, folder: Path, data: str) -> nn.Module:
+def torch_pruned(
+    model: nn.Module, way: str, ratio: float, folder: Path, data: str, round_to: int | None = None
+) -> nn.Module:
     """One step of Torch-Pruning.
 
     Args:
@@ -118,6 +120,7 @@ def torch_pruned(model: nn.Module, way: str, ratio: float, folder: Path, data: s
         ratio: of channels that go.
         folder: for links to the pictures with labels.
         data: the data set.
+        round_to: what kept counts are multiples of.
     """
     import torch_pruning as tp
 
@@ -136,6 +139,7 @@ def torch_pruned(model: nn.Module, way: str, ratio: float, folder: Path, data: s
     pruner = kind(
         model, torch.randn(1, 3, 64, 64), importance=importance, iterative_steps=1,
         pruning_ratio=ratio, ignored_layers=left_out, unwrapped_parameters=[],
+        round_to=round_to,
     )  # fmt: skip
     if "taylor" in way:
         gradients(model, folder, data)
