@@ -148,6 +148,15 @@ def made(shape: Shape, folder: Path) -> nn.Module:
     return repair(net.model, slim, net.graph, kept, net.pictures, RepairOptions()).model
 
 
+def shape_file(shape: Shape, folder: Path) -> Path:
+    """A network's file; it is made once."""
+    file = folder / "shapes" / f"{shape.name}.pt"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(made(shape, folder), file.with_suffix(""))
+    return file
+
+
 def smaller(width: float) -> nn.Module:
     """YOLOv8 of another width multiple, random weights."""
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -187,7 +196,7 @@ def rows(shape: Shape, schedule: str, epochs: int, device: str, folder: Path) ->
     """Trained and measured."""
     start = time.perf_counter()
     torch.manual_seed(0)
-    model = load(folder / "shapes" / f"{shape.name}.pt")[0].float()
+    model = load(shape_file(shape, folder))[0].float()
     if epochs:
         own = FRESH if schedule == "moving" else {}
         options = TrainOptions(
@@ -214,7 +223,7 @@ def rows(shape: Shape, schedule: str, epochs: int, device: str, folder: Path) ->
 
 def timed(shape: Shape, folder: Path) -> Time:
     """What a script says that knows nothing of yoloprune."""
-    files = [SHARED / NETS[NETWORK][0], folder / "shapes" / f"{shape.name}.pt"]
+    files = [SHARED / NETS[NETWORK][0], shape_file(shape, folder)]
     script = ROOT / "benchmarks/time_files.py"
     command = [sys.executable, str(script), "onnxruntime", *map(str, files), "--imgsz", str(SIZE)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -291,6 +300,7 @@ def main() -> None:
     """Do what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["shapes", "train", "time", "picture"])
+    parser.add_argument("--ways", nargs="+", choices=SETTINGS_OF, default=list(SETTINGS_OF))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -301,9 +311,8 @@ def main() -> None:
     folder = args.work.resolve()
     if args.what == "shapes":
         for shape in shapes():
-            if not (folder / "shapes" / f"{shape.name}.pt").is_file():
-                (folder / "shapes").mkdir(parents=True, exist_ok=True)
-                save(made(shape, folder), folder / "shapes" / shape.name)
+            if shape.way in args.ways:
+                shape_file(shape, folder)
                 print(shape, flush=True)
     elif args.what == "train":
         table = Table(args.out / f"latency-curve-{SIZE}px.csv", Row)
@@ -319,7 +328,7 @@ def main() -> None:
     elif args.what == "time":
         times = Table(args.out / f"latency-curve-{SIZE}px-cpu-1thread.csv", Time)
         for shape in shapes():
-            if not times.has(way=shape.way, setting=shape.setting):
+            if shape.way in args.ways and not times.has(way=shape.way, setting=shape.setting):
                 times.add([timed(shape, folder)])
                 print(times.rows[-1], flush=True)
     else:
