@@ -19,7 +19,7 @@ from yoloprune.channels.ids import IdArray, line
 from yoloprune.channels.layers import batch_norm, convolution, dense
 from yoloprune.channels.reshape import reshape
 from yoloprune.channels.shadow import key
-from yoloprune.channels.table import RULES, rule, tensors_in
+from yoloprune.channels.table import RULES, is_pointwise, rule, tensors_in
 from yoloprune.channels.tracer import Tracer
 
 
@@ -27,7 +27,7 @@ def follow(tracer: Tracer, func: Any, args: Sequence[Any], out: Any) -> None:
     """Apply the rule of one ATen operation to what it read and what it made."""
     name = func._schema.name.removeprefix("aten::")
     found = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if found is None and torch.Tag.pointwise in func.tags:
+    if found is None and is_pointwise(func):
         found = pointwise
     if found is not None:
         found(tracer, name, args, out)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yoloprune.channels.table import is_pointwise
 from yoloprune.channels.threads import one_thread
 
 Shape = tuple[int, ...]
@@ -18,7 +19,7 @@ MacRule = Callable[[tuple[Any, ...], Any], int]
 MAC_RULES: dict[str, MacRule] = {}
 
 # At most one operation an element and no product with parameters: nothing, by convention.
-# Pointwise operations, reductions and views are told by torch's own tags.
+# Reductions and views are told by torch's own tags, pointwise operations by tag or name.
 _FREE_NAMES = """
     _adaptive_avg_pool2d _local_scalar_dense _log_softmax _native_batch_norm_legit
     _native_batch_norm_legit_no_training _softmax _to_copy _unsafe_index _unsafe_view
@@ -32,7 +33,12 @@ _FREE_NAMES = """
     upsample_nearest2d zero_ zeros zeros_like
 """
 FREE_OPS = frozenset(f"aten::{name}" for name in _FREE_NAMES.split())
-_FREE_TAGS = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy}
+_FREE_TAGS = {torch.Tag.reduction, torch.Tag.view_copy}
+
+
+def is_free(func: Any) -> bool:
+    """Whether an operation costs nothing by convention, by its kind."""
+    return is_pointwise(func) or bool(_FREE_TAGS.intersection(func.tags))
 
 
 def mac_rule(*names: str) -> Callable[[MacRule], MacRule]:
@@ -153,7 +159,7 @@ class MacTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = MAC_RULES.get(name)
         if rule is not None:
             self.macs[self._stack[-1]] += rule(args, result)
-        elif not (name in FREE_OPS or func.is_view or _FREE_TAGS.intersection(func.tags)):
+        elif not (name in FREE_OPS or func.is_view or is_free(func)):
             self.unknown[str(func)] += 1
         return result
 
