@@ -3,6 +3,7 @@
     python benchmarks/latency_limits.py tables   # error of tables on 20 plans that they never saw
     python benchmarks/latency_limits.py limits   # networks slimmed to a share of their latency
     python benchmarks/latency_limits.py macs     # beside them: a limit to MACs at the same latency
+    python benchmarks/latency_limits.py train    # both, trained for 20 epochs
 
 One thread, 320 px, on a machine that does nothing else (``spread`` says how far quartiles were
 apart). ``limits`` slims by measured sensitivity on 64 train pictures without labels, repairs, and
@@ -24,11 +25,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from repair_tables import NETS, RESULTS, ROOT, SHARED, SIZE, Net, Table, data_of, opened
+from repair_tables import (
+    NETS,
+    RESULTS,
+    ROOT,
+    SETTINGS,
+    SHARED,
+    SIZE,
+    Net,
+    Table,
+    data_of,
+    opened,
+)
 from torch import nn
 
 from yoloprune.channels.trace import trace
 from yoloprune.measure.accuracy import evaluate
+from yoloprune.measure.copies import find_device
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.runtimes import RUNTIMES, RuntimeOptions, time_in_turn
@@ -48,6 +61,8 @@ from yoloprune.prune.score import Scores
 from yoloprune.prune.sensing import SensitivityOptions, sense
 from yoloprune.prune.sensitivity import by_curves
 from yoloprune.prune.timing import meet
+from yoloprune.train.options import TrainOptions
+from yoloprune.train.run import train
 
 PROFILED = {
     "yolov8n-bccd": str(SHARED / "weights/yolov8n-bccd.pt"),
@@ -58,6 +73,7 @@ PROFILED = {
 LIMITED = ("yolov5nu-bccd", "yolov8n-bccd")
 SHARES = (0.5, 0.65, 0.8, 0.4, 0.25)
 UNSEEN = 20
+EPOCHS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +111,20 @@ class Met:
     tries: int
     spread: float
     machine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What one of them is worth after training."""
+
+    network: str
+    runtime: str
+    way: str
+    share: float
+    epochs: int
+    AP: float
+    AP50: float
+    device: str
 
 
 def how(runtime: Any) -> RuntimeOptions:
@@ -200,6 +230,26 @@ def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
     )  # fmt: skip
 
 
+def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
+    """Train a network that ``limits`` or ``macs`` left."""
+    network, runtime, way = row["network"], row["runtime"], row["way"]
+    name = f"{network}-{runtime}-{way}-{row['share']}"
+    options = TrainOptions(
+        data=data_of(network), imgsz=SIZE, device=device, epochs=EPOCHS, resume=True,
+        preset="keep", extra=SETTINGS,
+    )  # fmt: skip
+    model = load(work / name / "slim.pt")[0].float()
+    model = train(model, work / f"{name}-trained", options).last
+    detect = DetectOptions(imgsz=SIZE, device=device, progress=False)
+    found = evaluate(model, load_dataset(data_of(network)), detect).metrics
+    place = find_device(device)
+    return Trained(
+        network=network, runtime=runtime, way=way, share=float(row["share"]), epochs=EPOCHS,
+        AP=round(found.AP, 4), AP50=round(found.AP50, 4),
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+    )  # fmt: skip
+
+
 def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) -> Budget:
     """A limit to MACs at which as much time is foretold."""
     wanted = clock.ms(kept_units(planner.graph, planner.choose(at(by), by)))
@@ -215,7 +265,8 @@ def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) 
 def main() -> None:
     """Fill a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["tables", "limits", "macs"])
+    parser.add_argument("what", choices=["tables", "limits", "macs", "train"])
+    parser.add_argument("--device", default="cpu", help="of the trainings")
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES))
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
@@ -236,6 +287,13 @@ def main() -> None:
                     print(table.rows[-1], flush=True)
         return
     table = Table(args.out / f"latency-limits-{SIZE}px-cpu-1thread.csv", Met)
+    if args.what == "train":
+        done = Table(args.out / f"latency-limits-trained-{SIZE}px.csv", Trained)
+        for row in table.rows:
+            if not done.has(**{key: row[key] for key in ("network", "runtime", "way", "share")}):
+                done.add([tuned(row, args.device, args.work)])
+                print(done.rows[-1], flush=True)
+        return
     way = "latency" if args.what == "limits" else "macs"
     for share in args.shares:
         for network in args.networks or LIMITED:

@@ -26,7 +26,7 @@ _POINTWISE = """
 """
 POINTWISE = frozenset(_POINTWISE.split())
 """Operations that work element by element, by name: which of them carry torch's tag of that name
-differs from one release to the next (2.11 has none on ``leaky_relu``, 2.14 none on ``hardswish``)."""
+differs by release (2.11 has none on ``leaky_relu``, 2.14 none on ``hardswish``)."""
 
 
 def is_pointwise(func: Any) -> bool:
