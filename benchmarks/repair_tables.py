@@ -2,7 +2,6 @@
 
     python benchmarks/repair_tables.py cuts    # without training: networks x MACs x criteria x ways
     python benchmarks/repair_tables.py starts  # only makes what trainings begin with
-    python benchmarks/repair_tables.py picture # draws the first of these tables
     python benchmarks/repair_tables.py tunes   # with training, each budget its own schedule
 
 All at equal MACs, by budgets in MACs (older rows of ``auto`` by a round percent). AP is
@@ -448,49 +447,6 @@ class Table:
             table.writerows(self.rows)
 
 
-LINES = (
-    ("knapsack", "repaired", "shares by a knapsack of sensitivity, repaired", "#1d3557", "-"),
-    ("searched", "repaired", "searched shares, repaired", "#d1495b", "-"),
-    ("searched-from-even", "repaired", "100 random changes of even ones", "#0b6e4f", "-"),
-    ("measured", "repaired", "shares by measured sensitivity, repaired", "#3d5a80", "-"),
-    ("recon", "repaired", "even shares by recon, repaired", "#2a9d8f", "-"),
-    ("even-random", "repaired", "even shares at random, repaired", "#8ab17d", "--"),
-    ("recon", "recalibrated", "recon, BatchNorms recalibrated", "#e9a03b", "-"),
-    ("gamma", "repaired", "|γ|, repaired", "#b56576", "-"),
-    ("gamma", "plain", "|γ|, cut only", "#6d6875", "--"),
-)
-"""Criterion, way, name, colour and dash of each line."""
-
-
-def write_picture(out: Path) -> None:
-    """AP over MACs right after the cut, a panel a network."""
-    from matplotlib.figure import Figure
-
-    rows = Table(out / "repair-cuts-320px.csv", Row).rows
-    shares = {net: {row["share"] for row in rows if row["network"] == net} for net in NETS}
-    networks = [net for net, seen in shares.items() if len(seen) >= 4]  # a line, not two points
-    figure = Figure(figsize=(5.2 * len(networks) + 2.6, 4.4), dpi=110, layout="constrained")
-    panels = figure.subplots(1, len(networks), squeeze=False)[0]
-    for axes, network in zip(panels, networks, strict=True):
-        for criterion, way, name, colour, dash in LINES:
-            found = sorted(
-                (float(row["macs"]), float(row["AP"]))
-                for row in rows
-                if (row["network"], row["criterion"], row["way"]) == (network, criterion, way)
-            )
-            if found:
-                x, y = zip(*found, strict=True)
-                axes.plot(x, y, dash, marker="o", ms=4, lw=1.8, color=colour, label=name)
-        axes.set_title(network, loc="left")
-        axes.set_xlabel("share of the multiply-adds")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("AP50:95 on val, nothing trained")
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.savefig(out / "repair-cuts-320px.png")
-
-
 def one_thread() -> None:
     """Of every worker."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -530,7 +486,7 @@ def work(
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cuts", "starts", "tunes", "picture"])
+    parser.add_argument("what", choices=["cuts", "starts", "tunes"])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -545,9 +501,6 @@ def main() -> None:
             if (SHARED / NETS[net][0]).is_file()
             and not table.has(network=net, share=share, criterion=by)
         ]
-    elif args.what == "picture":
-        write_picture(args.out)
-        return
     elif args.what == "starts":
         table, folder = Table(args.work / "starts.csv", Row), args.work.resolve()
         cells = {(c.network, c.share, c.criterion): c for c in tune_cells() if c.share < 1}
