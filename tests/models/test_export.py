@@ -134,6 +134,18 @@ def test_an_export_that_computes_something_else_is_not_left_behind(
     assert not list(tmp_path.iterdir())
 
 
+def test_distances_are_summed_along_the_last_axis(slim: nn.Module, tmp_path: Path) -> None:
+    file = export_model(slim, "slim", ExportOptions(out=tmp_path, imgsz=64)).file
+    nodes = [node for node in onnx.load(file).graph.node if "/dfl/" in node.name]
+    kinds = {node.op_type for node in nodes}
+    assert "Softmax" in kinds and "Conv" not in kinds
+    for node in nodes:
+        axes = [a.i for a in node.attribute if a.name == "axis"]
+        assert node.op_type != "Softmax" or axes == [-1] or axes == [3]
+    head: Any = list(slim.children())[-1][-1]  # type: ignore[index]
+    assert "forward" not in vars(head.dfl)  # the model itself stays as it was
+
+
 def test_unknown_format(slim: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="--format: unknown, got 'zzzz', expected one of "):
         export_model(slim, "thin", ExportOptions(out=tmp_path, format="zzzz", imgsz=64))

@@ -23,6 +23,7 @@ from yoloprune.files import FOLDER, check_space, check_writable
 from yoloprune.models.checkpoint import task_of
 from yoloprune.models.difference import TOLERANCE, difference
 from yoloprune.models.door import input_size_of
+from yoloprune.models.faster import rewrite
 from yoloprune.models.formats import check_format, put, refuse
 
 HALF_TOLERANCE = 5e-2
@@ -170,6 +171,8 @@ def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, 
         copy.args = {**_as_dict(getattr(copy, "args", None)), "data": ""}
     if isinstance(copy, DarknetModel):
         copy.export = True
+    if options.format == "onnx":
+        rewrite(copy)
     try:
         with _no_installing():
             exporter = Exporter(overrides=settings)
