@@ -7,7 +7,6 @@ import sys
 
 from yoloprune.cli import (  # each enters itself
     diff,
-    doctor,
     export,
     info,
     predict,
@@ -24,7 +23,6 @@ from yoloprune.cli.app import app
 __all__ = [
     "app",
     "diff",
-    "doctor",
     "export",
     "info",
     "main",
