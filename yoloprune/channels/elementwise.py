@@ -14,9 +14,6 @@ from yoloprune.channels.tracer import Tracer
 
 
 @rule(
-    "where",
-    "masked_fill",
-    "clone",
     "_to_copy",
     "contiguous",
     "native_dropout",
@@ -30,9 +27,6 @@ from yoloprune.channels.tracer import Tracer
     "randn_like",
     "copy",
     "_prelu_kernel",
-    "lerp",
-    "maximum",
-    "minimum",
 )
 def pointwise(tracer: Tracer, name: str, args: Sequence[Any], out: Any) -> None:
     """Elementwise: what meets element by element becomes one."""

@@ -37,8 +37,9 @@ _FREE_TAGS = {torch.Tag.reduction, torch.Tag.view_copy}
 
 
 def is_free(func: Any) -> bool:
-    """Whether an operation costs nothing by convention, by its kind."""
-    return is_pointwise(func) or bool(_FREE_TAGS.intersection(func.tags))
+    """Whether an operation costs nothing, by convention."""
+    named = func.is_view or func._schema.name in FREE_OPS
+    return named or is_pointwise(func) or bool(_FREE_TAGS.intersection(func.tags))
 
 
 def mac_rule(*names: str) -> Callable[[MacRule], MacRule]:
@@ -159,7 +160,7 @@ class MacTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = MAC_RULES.get(name)
         if rule is not None:
             self.macs[self._stack[-1]] += rule(args, result)
-        elif not (name in FREE_OPS or func.is_view or is_free(func)):
+        elif not is_free(func):
             self.unknown[str(func)] += 1
         return result
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def rewrite(model: nn.Module) -> int:
+def rewrite(model: nn.Module) -> None:
     """Let modules of a model compute what they compute in another way, in place.
 
     The head's distributions over distances (``DFL``): stock code takes their softmax over an axis
@@ -18,14 +18,10 @@ def rewrite(model: nn.Module) -> int:
 
     Args:
         model: about to be exported; never one that is trained or saved.
-
-    Returns:
-        How many modules were rewritten.
     """
-    found = [module for module in model.modules() if type(module).__name__ == "DFL"]
-    for module in found:
-        module.forward = MethodType(_distances, module)
-    return len(found)
+    for module in model.modules():
+        if type(module).__name__ == "DFL":
+            module.forward = MethodType(_distances, module)
 
 
 def _distances(self: Any, x: Tensor) -> Tensor:

@@ -104,15 +104,12 @@ def head_error(record: RepairRecord, graph: ChannelGraph) -> float | None:
     Returns:
         A share of their variance; None where no such layer was fitted.
     """
-    reasons = {
-        axis.module: [graph.frozen.get(int(unit), "") for unit in axis.units.ravel()]
-        for axis in graph.out_axes
-    }
-    ends = {  # some of a Darknet head's channels are frozen by what its decoding selects
-        module
-        for module, why in reasons.items()
-        if all(why) and any(reason.startswith("output of the model") for reason in why)
-    }
+    ends = set()
+    for axis in graph.out_axes:
+        why = [graph.frozen.get(int(unit), "") for unit in axis.units.ravel()]
+        # some of a Darknet head's channels are frozen by what its decoding selects
+        if all(why) and any(reason.startswith("output of the model") for reason in why):
+            ends.add(axis.module)
     found = [layer.after for layer in record.layers if layer.path in ends]
     found = [error for error in found if math.isfinite(error)]
     return sum(found) / len(found) if found else None
