@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared_data import link_data, write_table
+from shared_data import link_data, spread, write_table
 from torch import nn
 
 from yoloprune.files import write_bytes
@@ -366,19 +366,12 @@ def summary() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for (family, percent, way), aps in groups.items():
         last = max((k for k in aps if k.isdigit()), key=int)
-        cells = [_spread(aps.get(k, [])) for k in ("0", "5", "20")]
-        cells.append(_spread(aps[last]) + ("" if last == "40" else f" ({last})"))
+        cells = [spread(aps.get(k, [])) for k in ("0", "5", "20")]
+        cells.append(spread(aps[last]) + ("" if last == "40" else f" ({last})"))
         seeds = len(aps[last])
         size = sizes[family, percent, way]
         print(f"| {family} | {percent} % | {way} | {size} | {seeds} | {' | '.join(cells)} |")
     write_bytes(RESULTS.with_suffix(".png"), picture(groups))
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    mean = f"{sum(values) / len(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
 
 
 def picture(groups: dict[tuple[str, str, str], dict[str, list[float]]]) -> bytes:

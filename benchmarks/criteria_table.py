@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from repair_tables import (
     NETS,
     RESULTS,
@@ -28,24 +27,22 @@ from repair_tables import (
     SHARED,
     SIZE,
     Table,
+    ap_of,
     at_macs,
-    data_of,
+    cut_and_repaired,
+    device_name,
     opened,
+    shares_of,
     work,
 )
 
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.copies import find_device
-from yoloprune.measure.data import load_dataset
-from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.size import count
 from yoloprune.prune.budget import Budget
-from yoloprune.prune.choose import choose_scores
+from yoloprune.prune.choose import choose_scores, within, within_groups
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.isomorphic import isomorphic_classes
 from yoloprune.prune.own import find_criterion
 from yoloprune.prune.planner import Planner
-from yoloprune.prune.repair import RepairOptions, repair
 
 SHARE = 0.5
 NETWORKS = ("yolov5nu-bccd", "yolov8n-bccd", "yolov5n-coco", "yolo-fastest-1.1-xl")
@@ -105,24 +102,18 @@ def removed(net: Any, cell: Cell, device: str, folder: Path) -> Any:
         scope=cell.scope, pictures=net.pictures, device=device,  # type: ignore[arg-type]
     )  # fmt: skip
     scores = chosen.scores
-    if cell.criterion == "random":  # its own seed is fixed, so that a plan can be made again
-        drawn = np.random.default_rng(cell.seed).permutation(scores.values.size)
-        places = np.where(np.isnan(scores.values), np.nan, drawn / drawn.size)
-        if cell.scope == "global":
-            scores = replace(scores, values=places)
-        elif cell.seed:
-            scores = shuffled(scores, net, cell)
+    if cell.criterion == "random" and (cell.seed or cell.scope == "global"):
+        scores = shuffled(scores, net, cell)  # its own seed is fixed, for plans made again
     return planner.choose(scores, chosen.budget)
 
 
 def shuffled(scores: Any, net: Any, cell: Cell) -> Any:
-    """Other random places in each group, or class of groups."""
-    from yoloprune.prune.choose import within, within_groups
-    from yoloprune.prune.isomorphic import isomorphic_classes
-
+    """Other random places, over all units, in each group, or in each class of groups."""
     drawn = np.random.default_rng(cell.seed).permutation(scores.values.size).astype(float)
     drawn[np.isnan(scores.values)] = np.nan
     fresh = replace(scores, values=drawn)
+    if cell.scope == "global":
+        return fresh
     if cell.scope == "local":
         return within_groups(fresh, net.graph)
     return within(fresh, isomorphic_classes(net.model, net.graph))
@@ -133,25 +124,18 @@ def rows(cell: Cell, device: str, folder: Path) -> list[Row]:
     start = time.perf_counter()
     net = opened(cell.network)
     remove = removed(net, cell, device, folder)
-    plain, kept = cut_units(net.model, net.graph, remove), kept_units(net.graph, remove)
-    how = RepairOptions(device=device)
-    mended = repair(net.model, plain, net.graph, kept, net.pictures, how).model
-    detect = DetectOptions(imgsz=SIZE, device=device, progress=False)
-    data = load_dataset(data_of(cell.network))
-    found = [evaluate(model, data, detect).metrics for model in (plain, mended)]
-    size, dense = count(mended, SIZE), count(net.model, SIZE)
-    place = find_device(device)
+    plain, mended = cut_and_repaired(net, remove, device)
+    found = [ap_of(model, cell.network, device) for model in (plain, mended)]
     return [
         Row(
-            **{field.name: getattr(cell, field.name) for field in fields(Cell)},
-            macs=round(size.macs / dense.macs, 4),
-            params=round(size.params / dense.params, 4),
+            **asdict(cell),
+            **shares_of(mended, cell.network),
             plain=round(found[0].AP, 4),
             repaired=round(found[1].AP, 4),
             plain50=round(found[0].AP50, 4),
             repaired50=round(found[1].AP50, 4),
             seconds=round(time.perf_counter() - start, 1),
-            device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+            device=device_name(device),
         )
     ]
 
@@ -217,8 +201,7 @@ def main() -> None:
     todo: list[Any] = [
         (rows, (cell, args.device, args.work.resolve()))
         for cell in cells()
-        if (SHARED / NETS[cell.network][0]).is_file()
-        and not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
+        if (SHARED / NETS[cell.network][0]).is_file() and not table.has(**asdict(cell))
     ]
     work(table, todo, args)
 

@@ -27,17 +27,14 @@ finished row is not made again.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from latency_limits import curves_of
+from latency_limits import curves_of, timed_apart
 from repair_tables import (
     FRESH,
     NETS,
@@ -48,27 +45,24 @@ from repair_tables import (
     SIZE,
     Net,
     Table,
+    cut_and_repaired,
     data_of,
     opened,
     work,
+    worth,
 )
 from torch import nn
 from torch_pruning_ap import torch_pruned
 
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.copies import find_device
-from yoloprune.measure.data import load_dataset
-from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.environment import environment
 from yoloprune.measure.size import count
 from yoloprune.models.door import load, save
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.choose import choose_scores
 from yoloprune.prune.clock import Clock, LatencyTable
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.knapsack import knapsack
 from yoloprune.prune.planner import Planner
-from yoloprune.prune.repair import RepairOptions, repair
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
 
@@ -142,10 +136,8 @@ def made(shape: Shape, folder: Path) -> nn.Module:
     if shape.way == "stock":
         return smaller(shape.setting)
     net = opened(NETWORK)
-    remove = by_time(net, shape.setting) if shape.way == "latency" else as_it_falls(net, shape)
-    slim = cut_units(net.model, net.graph, remove)
-    kept = kept_units(net.graph, remove)
-    return repair(net.model, slim, net.graph, kept, net.pictures, RepairOptions()).model
+    remove = (by_time if shape.way == "latency" else as_it_falls)(net, shape.setting)
+    return cut_and_repaired(net, remove)[1]
 
 
 def shape_file(shape: Shape, folder: Path) -> Path:
@@ -179,11 +171,9 @@ def by_time(net: Net, share: float) -> Any:
     return planner.choose(knapsack(planner, scores, budget), budget)
 
 
-def as_it_falls(net: Net, shape: Shape) -> Any:
+def as_it_falls(net: Net, share: float) -> Any:
     """Units that go at even shares."""
-    from yoloprune.prune.choose import choose_scores
-
-    budget = Budget(percent=shape.setting)
+    budget = Budget(percent=share)
     planner = Planner(net.graph)
     chosen = choose_scores(
         net.model, net.graph, budget, planner=planner, criterion="recon", scope="local",
@@ -205,31 +195,18 @@ def rows(shape: Shape, schedule: str, epochs: int, device: str, folder: Path) ->
             preset="stock" if own else "keep", extra={**SETTINGS, **own},
         )  # fmt: skip
         model = train(model, folder / f"{shape.name}-{schedule}-{epochs}", options).last
-    how = DetectOptions(imgsz=SIZE, device=device, progress=False)
-    found = evaluate(model, load_dataset(data_of(NETWORK)), how).metrics
-    size = count(model, SIZE)
-    dense = count(load(str(SHARED / NETS[NETWORK][0]))[0], SIZE)
-    place = find_device(device)
+    found = worth(model, NETWORK, device)
+    seconds = round(time.perf_counter() - start, 1)
     return [
-        Row(
-            way=shape.way, setting=shape.setting, schedule=schedule, epochs=epochs, seed=0,
-            macs=round(size.macs / dense.macs, 4), params=round(size.params / dense.params, 4),
-            AP=round(found.AP, 4), AP50=round(found.AP50, 4),
-            seconds=round(time.perf_counter() - start, 1),
-            device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        )
-    ]  # fmt: skip
+        Row(**asdict(shape), schedule=schedule, epochs=epochs, seed=0, seconds=seconds, **found)
+    ]
 
 
 def timed(shape: Shape, folder: Path) -> Time:
     """What a script says that knows nothing of yoloprune."""
-    files = [SHARED / NETS[NETWORK][0], shape_file(shape, folder)]
-    script = ROOT / "benchmarks/time_files.py"
-    command = [sys.executable, str(script), "onnxruntime", *map(str, files), "--imgsz", str(SIZE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = timed_apart("onnxruntime", SHARED / NETS[NETWORK][0], shape_file(shape, folder))
     return Time(
-        way=shape.way, setting=shape.setting, ms=round(found["ms"][1], 2),
+        **asdict(shape), ms=round(found["ms"][1], 2),
         dense_ms=round(found["ms"][0], 2), ratio=round(found["ratio"], 4),
         spread=round(found["spread"], 4), machine=environment().cpu,
     )  # fmt: skip
@@ -319,16 +296,13 @@ def main() -> None:
         todo: list[Any] = [
             (rows, (shape, schedule, epochs, args.device, folder))
             for shape, schedule, epochs in trainings()
-            if not table.has(
-                **{f.name: getattr(shape, f.name) for f in fields(Shape)},
-                schedule=schedule, epochs=epochs,
-            )
-        ]  # fmt: skip
+            if not table.has(**asdict(shape), schedule=schedule, epochs=epochs)
+        ]
         work(table, todo, args)
     elif args.what == "time":
         times = Table(args.out / f"latency-curve-{SIZE}px-cpu-1thread.csv", Time)
         for shape in shapes():
-            if shape.way in args.ways and not times.has(way=shape.way, setting=shape.setting):
+            if shape.way in args.ways and not times.has(**asdict(shape)):
                 times.add([timed(shape, folder)])
                 print(times.rows[-1], flush=True)
     else:

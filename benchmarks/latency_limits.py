@@ -34,16 +34,15 @@ from repair_tables import (
     SIZE,
     Net,
     Table,
+    ap_of,
+    cut_and_repaired,
     data_of,
+    device_name,
     opened,
 )
 from torch import nn
 
 from yoloprune.channels.trace import trace
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.copies import find_device
-from yoloprune.measure.data import load_dataset
-from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.runtimes import RUNTIMES, RuntimeOptions, time_in_turn
 from yoloprune.measure.sessions import opened as sessions_of
 from yoloprune.measure.size import count
@@ -56,7 +55,6 @@ from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.knapsack import knapsack
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.profile import ProfileOptions, ladder, machine_of, profile
-from yoloprune.prune.repair import RepairOptions, repair
 from yoloprune.prune.score import Scores
 from yoloprune.prune.sensing import SensitivityOptions, sense
 from yoloprune.prune.sensitivity import by_curves
@@ -177,23 +175,20 @@ def curves_of(net: Net, network: str, planner: Planner, work: Path) -> Scores:
     return by_curves(chosen.scores, net.graph, sense(net.model, sensed))
 
 
-def repaired(net: Net, kept: Any) -> nn.Module:
-    """Cut and repaired."""
-    plain = cut_units(net.model, net.graph, np.flatnonzero(~kept))
-    return repair(net.model, plain, net.graph, kept, net.pictures, RepairOptions()).model
-
-
-def checked(network: str, runtime: str, model: nn.Module, folder: Path) -> dict[str, Any]:
-    """What a script says that knows nothing of yoloprune."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = save(model, folder / "slim")[0]
+def timed_apart(runtime: str, full: Path, file: Path) -> dict[str, Any]:
+    """Times of two files by a script that knows nothing of yoloprune."""
     script = ROOT / "benchmarks/time_files.py"
-    full = SHARED / NETS[network][0]
     done = subprocess.run(
         [sys.executable, str(script), runtime, str(full), str(file), "--imgsz", str(SIZE)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def checked(network: str, runtime: str, model: nn.Module, folder: Path) -> dict[str, Any]:
+    """Times of the full network and of a slim one, as its file is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return timed_apart(runtime, SHARED / NETS[network][0], save(model, folder / "slim")[0])
 
 
 def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
@@ -213,11 +208,10 @@ def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
     tries = len(record.tries)
     if way != "latency":
         by = same_time(planner, at, costs.clock, by, budget.round_to)
-    kept = kept_units(net.graph, planner.choose(at(by), by))
-    model = repaired(net, kept)
+    remove = planner.choose(at(by), by)
+    kept, model = kept_units(net.graph, remove), cut_and_repaired(net, remove)[1]
     found = checked(network, runtime, model, work / f"{network}-{runtime}-{way}-{share}")
-    detect = DetectOptions(imgsz=SIZE, progress=False)
-    ap = evaluate(model, load_dataset(data_of(network)), detect).metrics
+    ap = ap_of(model, network, "cpu")
     last = record.tries[-1]
     return Met(
         network=network, runtime=runtime, way=way, share=share,
@@ -240,13 +234,10 @@ def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
     )  # fmt: skip
     model = load(work / name / "slim.pt")[0].float()
     model = train(model, work / f"{name}-trained", options).last
-    detect = DetectOptions(imgsz=SIZE, device=device, progress=False)
-    found = evaluate(model, load_dataset(data_of(network)), detect).metrics
-    place = find_device(device)
+    found = ap_of(model, network, device)
     return Trained(
         network=network, runtime=runtime, way=way, share=float(row["share"]), epochs=EPOCHS,
-        AP=round(found.AP, 4), AP50=round(found.AP50, 4),
-        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+        AP=round(found.AP, 4), AP50=round(found.AP50, 4), device=device_name(device),
     )  # fmt: skip
 
 

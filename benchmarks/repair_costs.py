@@ -36,9 +36,11 @@ from repair_tables import (
     SHARED,
     SIZE,
     Table,
+    ap_of,
     at_macs,
-    data_of,
+    cut_and_repaired,
     opened,
+    shares_of,
     work,
 )
 from shared_data import smooth_pictures
@@ -47,15 +49,11 @@ from ultralytics_table import awake
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.cfg import read_cfg
 from yoloprune.darknet.network import DarknetModel
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.data import load_dataset
-from yoloprune.measure.detect import DetectOptions
-from yoloprune.measure.size import count
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units, kept_units
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.recon import removal_order
-from yoloprune.prune.repair import RepairOptions, repair
+from yoloprune.prune.repair import repair
 
 ALL = 205
 PERCENT = 0.3
@@ -132,19 +130,15 @@ def picture_rows(cell: Picture, device: str) -> list[PictureRow]:
     net = opened(cell.network, cell.pictures, cell.seed)
     start = time.perf_counter()
     percent, remove = at_macs(net, "recon", cell.share, device)
-    slim = cut_units(net.model, net.graph, remove)
-    kept = kept_units(net.graph, remove)
     middle = time.perf_counter()
-    how = RepairOptions(device=device)
-    done = repair(net.model, slim, net.graph, kept, net.pictures, how).model
+    done = cut_and_repaired(net, remove, device)[1]
     end = time.perf_counter()
-    options = DetectOptions(imgsz=SIZE, device=device, progress=False)
-    found = evaluate(done, load_dataset(data_of(cell.network)), options).metrics
+    found = ap_of(done, cell.network, device)
     return [
         PictureRow(
             **asdict(cell),
             percent=round(percent, 4),
-            macs=round(count(done, SIZE).macs / count(net.model, SIZE).macs, 4),
+            macs=shares_of(done, cell.network)["macs"],
             AP=round(found.AP, 4),
             AP50=round(found.AP50, 4),
             choose_s=round(middle - start, 1),

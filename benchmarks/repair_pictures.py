@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from repair_tables import NETS, RESULTS, Row, Table
+from shared_data import spread
 
 LINES = (
     ("knapsack", "repaired", "shares by a knapsack of sensitivity, repaired", "#1d3557", "-"),
@@ -25,11 +27,17 @@ LINES = (
 """Criterion, way, name, colour and dash of each line."""
 
 
+@cache
+def table(file: Path) -> list[dict[str, str]]:
+    """Rows of a file, which is read once."""
+    return Table(file, Row).rows
+
+
 def write_cuts(out: Path) -> None:
     """AP over MACs right after the cut, a panel a network."""
     from matplotlib.figure import Figure
 
-    rows = Table(out / "repair-cuts-320px.csv", Row).rows
+    rows = table(out / "repair-cuts-320px.csv")
     shares = {net: {row["share"] for row in rows if row["network"] == net} for net in NETS}
     networks = [net for net, seen in shares.items() if len(seen) >= 4]  # a line, not two points
     figure = Figure(figsize=(5.2 * len(networks) + 2.6, 4.4), dpi=110, layout="constrained")
@@ -71,12 +79,12 @@ EPOCHS = (1, 5, 20, 40)
 def trained(out: Path, network: str, share: str, way: str) -> dict[int, list[float]]:
     """Epochs → AP of each seed. Without training: of the cut alone."""
     found: dict[int, dict[str, float]] = {}
-    for row in Table(out / "repair-tunes-320px.csv", Row).rows:
+    for row in table(out / "repair-tunes-320px.csv"):
         mine = row["criterion"] == "knapsack" or way in ("control", "auto-taylor")
         at = "1.0" if way == "control" else share
         if (row["network"], row["share"], row["way"]) == (network, at, way) and mine:
             found.setdefault(int(row["epochs"]), {})[row["seed"]] = float(row["AP"])
-    for row in Table(out / "repair-cuts-320px.csv", Row).rows:
+    for row in table(out / "repair-cuts-320px.csv"):
         cut = "compensated" if way == "plain" else way
         if (row["network"], row["share"], row["criterion"], row["way"]) == (
             network, share, "knapsack", cut,
@@ -131,14 +139,6 @@ def lines(out: Path) -> Iterator[str]:
                 cells = [spread(found.get(epochs, [])) for epochs in (0, *EPOCHS)]
                 at = "1" if way == "control" else f"{float(share):g}"
                 yield f"| {network} | {at} | {name} | {' | '.join(cells)} |"
-
-
-def spread(values: list[float]) -> str:
-    """Of one number of epochs."""
-    if not values:
-        return ""
-    mean = f"{sum(values) / len(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
 
 
 def main() -> None:

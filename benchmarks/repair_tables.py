@@ -41,7 +41,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.trace import trace
-from yoloprune.measure.accuracy import evaluate
+from yoloprune.measure.accuracy import CocoMetrics, evaluate
 from yoloprune.measure.copies import find_device
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
@@ -210,10 +210,7 @@ def start_of(cell: Cell, device: str, out: Path) -> tuple[nn.Module, float]:
         net = opened(cell.network)
         curves = out / f"curves-{cell.network}.json"
         percent, remove = at_macs(net, cell.criterion, cell.share, device, curves)
-        plain = cut_units(net.model, net.graph, remove)
-        kept = kept_units(net.graph, remove)
-        how = RepairOptions(device=device)
-        mended = repair(net.model, plain, net.graph, kept, net.pictures, how).model
+        plain, mended = cut_and_repaired(net, remove, device)
         stem.parent.mkdir(parents=True, exist_ok=True)
         for kind, model in (("plain", plain), ("repaired", mended)):
             save(model, out / "starts" / f"{name}-{kind}")
@@ -222,26 +219,52 @@ def start_of(cell: Cell, device: str, out: Path) -> tuple[nn.Module, float]:
     return model.float(), float((out / "starts" / f"{name}.txt").read_text())
 
 
+def ap_of(model: nn.Module, network: str, device: str) -> CocoMetrics:
+    """AP on the validation split of a network's data."""
+    how = DetectOptions(imgsz=SIZE, device=device, progress=False)
+    return evaluate(model, load_dataset(data_of(network)), how).metrics
+
+
+def device_name(device: str) -> str:
+    """Of a GPU, or ``cpu``."""
+    place = find_device(device)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
+
+
+def shares_of(model: nn.Module, network: str) -> dict[str, Any]:
+    """Multiply-adds and parameters, as shares of the dense network's."""
+    size, dense = (count(m, SIZE) for m in (model, load(str(SHARED / NETS[network][0]))[0]))
+    return {
+        "macs": round(size.macs / dense.macs, 4),
+        "params": round(size.params / dense.params, 4),
+    }
+
+
+def worth(model: nn.Module, network: str, device: str) -> dict[str, Any]:
+    """What every table says of a network: its size, its AP, and where that was measured."""
+    found = ap_of(model, network, device)
+    return {
+        **shares_of(model, network),
+        "AP": round(found.AP, 4),
+        "AP50": round(found.AP50, 4),
+        "device": device_name(device),
+    }
+
+
+def cut_and_repaired(
+    net: Net, remove: IntArray, device: str = "cpu"
+) -> tuple[nn.Module, nn.Module]:
+    """A network after a cut, and after the repair of it."""
+    plain, kept = cut_units(net.model, net.graph, remove), kept_units(net.graph, remove)
+    how = RepairOptions(device=device)
+    return plain, repair(net.model, plain, net.graph, kept, net.pictures, how).model
+
+
 def measured(cell: Cell, model: nn.Module, percent: float, device: str, start: float) -> Row:
     """AP and size."""
-    found = evaluate(
-        model,
-        load_dataset(data_of(cell.network)),
-        DetectOptions(imgsz=SIZE, device=device, progress=False),
-    ).metrics
-    full = load(str(SHARED / NETS[cell.network][0]))[0]
-    size, dense = count(model, SIZE), count(full, SIZE)
-    place = find_device(device)
-    return Row(
-        **{field.name: getattr(cell, field.name) for field in fields(Cell)},
-        percent=round(percent, 4),
-        macs=round(size.macs / dense.macs, 4),
-        params=round(size.params / dense.params, 4),
-        AP=round(found.AP, 4),
-        AP50=round(found.AP50, 4),
-        seconds=round(time.perf_counter() - start, 1),
-        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-    )
+    found = worth(model, cell.network, device)
+    seconds = round(time.perf_counter() - start, 1)
+    return Row(**asdict(cell), percent=round(percent, 4), seconds=seconds, **found)
 
 
 def recalibrated(model: nn.Module, pictures: Tensor, device: str) -> nn.Module:
@@ -510,7 +533,7 @@ def main() -> None:
         todo = [
             (tune_rows, (cell, args.device, args.work.resolve()))
             for cell in tune_cells()
-            if not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
+            if not table.has(**asdict(cell))
         ]
     work(table, todo, args)
 

@@ -44,6 +44,14 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
+def spread(values: Sequence[float]) -> str:
+    """Mean of several seeds, and from least to most; empty where there is none."""
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}-{max(values):.3f})"
+
+
 def smooth_pictures(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
     """Random fields, coarse ones strongest: float32 ``[count, channels, side, side]``, 0 … 1."""
     generator = torch.Generator().manual_seed(seed)

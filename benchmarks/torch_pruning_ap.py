@@ -23,7 +23,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,17 @@ from repair_tables import (
     SIZE,
     Table,
     at_macs,
+    cut_and_repaired,
     data_of,
     opened,
     work,
+    worth,
 )
 from shared_data import link_data
 
 from yoloprune.channels.trace import to_training
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.copies import find_device
-from yoloprune.measure.data import load_dataset
-from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.size import count
 from yoloprune.models.door import load
-from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.repair import RepairOptions, repair
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
 
@@ -103,10 +99,7 @@ def ours(cell: Cell, device: str) -> tuple[nn.Module, float]:
     """Cut and repaired."""
     net = opened(cell.network)
     percent, remove = at_macs(net, "recon", cell.share, device)
-    slim = cut_units(net.model, net.graph, remove)
-    kept = kept_units(net.graph, remove)
-    how = RepairOptions(device=device)
-    return repair(net.model, slim, net.graph, kept, net.pictures, how).model, percent
+    return cut_and_repaired(net, remove, device)[1], percent
 
 
 def torch_pruned(
@@ -229,24 +222,9 @@ def rows_of(cell: Cell, device: str, out: Path) -> list[Row]:
             preset="stock" if own else "keep", resume=True, extra={**SETTINGS, **own},
         )  # fmt: skip
         model = train(model, folder, options).last
-    how = DetectOptions(imgsz=SIZE, device=device, progress=False)
-    found = evaluate(model, load_dataset(data), how).metrics
-    size, dense = (
-        count(m, SIZE) for m in (model, load(str(SHARED / NETS[cell.network][0]))[0])
-    )  # fmt: skip
-    place = find_device(device)
-    return [
-        Row(
-            **{field.name: getattr(cell, field.name) for field in fields(Cell)},
-            ratio=round(ratio, 4),
-            macs=round(size.macs / dense.macs, 4),
-            params=round(size.params / dense.params, 4),
-            AP=round(found.AP, 4),
-            AP50=round(found.AP50, 4),
-            seconds=round(time.perf_counter() - start, 1),
-            device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        )
-    ]
+    found = worth(model, cell.network, device)
+    seconds = round(time.perf_counter() - start, 1)
+    return [Row(**asdict(cell), ratio=round(ratio, 4), seconds=seconds, **found)]
 
 
 def cells(epochs: list[int], ways: list[str]) -> Iterator[Cell]:
@@ -276,7 +254,7 @@ def main() -> None:
     todo: list[Any] = [
         (rows_of, (cell, args.device, args.work.resolve()))
         for cell in cells(args.epochs, args.ways)
-        if not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
+        if not table.has(**asdict(cell))
     ]
     work(table, todo, args)
 

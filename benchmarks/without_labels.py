@@ -19,12 +19,11 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import repair_tables
-import torch
 from repair_tables import (
     NETS,
     RESULTS,
@@ -33,16 +32,15 @@ from repair_tables import (
     SHARED,
     SIZE,
     Table,
+    ap_of,
     data_of,
+    device_name,
     one_thread,
     start_of,
     work,
 )
 
-from yoloprune.measure.accuracy import evaluate
-from yoloprune.measure.copies import find_device
 from yoloprune.measure.data import load_dataset
-from yoloprune.measure.detect import DetectOptions
 from yoloprune.models.door import load
 from yoloprune.train.options import DistillOptions, TrainOptions
 from yoloprune.train.run import train
@@ -95,18 +93,15 @@ def rows(cell: Cell, device: str, out: Path) -> list[Row]:
     if epochs:
         model = train(model, out / cell.name, options_of(cell, epochs, device)).last
     seconds = time.perf_counter() - start
-    found = evaluate(
-        model, load_dataset(data), DetectOptions(imgsz=SIZE, device=device, progress=False)
-    ).metrics
-    place = find_device(device)
+    found, place = ap_of(model, cell.network, device), device_name(device)
     return [
         Row(
-            **{field.name: getattr(cell, field.name) for field in fields(Cell)},
+            **asdict(cell),
             steps=epochs * a_pass,
             AP=round(found.AP, 4),
             AP50=round(found.AP50, 4),
             seconds=round(seconds, 1),
-            device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu, 1 thread",
+            device="cpu, 1 thread" if place == "cpu" else place,
         )
     ]
 
@@ -148,8 +143,7 @@ def main() -> None:
     todo: list[Any] = [
         (rows, (cell, args.device, args.work.resolve()))
         for cell in cells(args.steps)
-        if (SHARED / NETS[cell.network][0]).is_file()
-        and not table.has(**{f.name: getattr(cell, f.name) for f in fields(Cell)})
+        if (SHARED / NETS[cell.network][0]).is_file() and not table.has(**asdict(cell))
     ]
     work(table, todo, args)
 
