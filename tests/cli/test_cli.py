@@ -96,13 +96,29 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("percent", ["0", "1", "1.5", "nan"])
+@pytest.mark.parametrize("percent", ["0", "1"])
 def test_a_percent_out_of_range_is_one_line(percent: str, net: Path, tmp_path: Path) -> None:
     done = yoloprune("slim", net, "--percent", percent, "-o", tmp_path / "out")
     assert done.exit_code == 1
     assert done.stderr == (
         f"yoloprune: --percent: must be above 0 and below 1, got {float(percent)}.\n"
     )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("percent", "message"),
+    [
+        ("1.5", "is a share from 0 to 1, got 1.5. Did you mean 0.015?"),
+        ("nan", "is a share from 0 to 1, got nan."),
+    ],
+)
+def test_a_percent_that_is_no_share_is_a_wrong_flag(
+    percent: str, message: str, net: Path, tmp_path: Path
+) -> None:
+    done = yoloprune("slim", net, "--percent", percent, "-o", tmp_path / "out")
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
 
 
@@ -261,8 +277,8 @@ def test_a_kill_while_saving_leaves_a_model_that_loads(tmp_path: Path) -> None:
     [
         (["--sparsity", "0.8"], "--sparsity: unknown, got '0.8', expected auto, l1, prox, group."),
         (["--sparsity", "l1"], "--sparsity l1: needs --strength, a number above 0, got 0."),
-        (["--percent", "1.5"], "--percent: must be above 0 and below 1, got 1.5."),
-        (["--percent", "0.5", "--until", "2"], "--until: must be above 0 and at most 1, got 2.0."),
+        (["--percent", "1"], "--percent: must be above 0 and below 1, got 1.0."),
+        (["--percent", "0.5", "--until", "0"], "--until: must be above 0 and at most 1, got 0.0."),
         (["--percent", "0.5", "--strength", "1"], "--sparsity auto: has no strength"),
         (["--criterion", "taylor"], "--criterion taylor: needs --percent, for --sparsity auto."),
         (["--teacher", "none.cfg"], "none.cfg"),

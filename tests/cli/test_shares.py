@@ -91,7 +91,7 @@ def test_a_bound_on_ap_tells_its_trials(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (("--max-drop", 0.1), "--max-drop: measures AP. Give --data"),
-        (("--max-drop", 2), "--max-drop: must be at least 0 and below 1, got 2"),
+        (("--max-drop", 1), "--max-drop: must be at least 0 and below 1, got 1"),
         (("--max-drop", 0.1, "--dry-run"), "--dry-run: --max-drop cuts and measures before"),
         (("--split", "held-back"), "--split held-back: is of a data set. Give --data"),
     ],

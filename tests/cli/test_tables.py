@@ -277,7 +277,7 @@ def test_an_error_and_a_log_line_do_nothing_to_the_terminal(
 
     handlers = list(logging.getLogger().handlers)
     try:
-        done = CliRunner().invoke(app, [])
+        done = CliRunner().invoke(app, ["falls"])
     finally:
         logging.getLogger().handlers[:] = handlers
     assert done.exit_code == 1

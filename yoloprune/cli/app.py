@@ -4,23 +4,63 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
+from yoloprune.cli.spelling import spelled
 from yoloprune.errors import YoloPruneError
 from yoloprune.plain import plain
 
+
+class Commands(TyperGroup):
+    """The commands, each of which also takes ``key=value``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, and spell what was typed after it as flags."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found, rest if found is None else spelled(rest, found)
+
+
+STANDARD = Path("-")
+"""Where ``--json -`` writes."""
+OUTPUT: ContextVar[TextIO] = ContextVar("OUTPUT")
+"""Standard output, while all that is said to people goes to the other stream."""
+
 app = typer.Typer(
     name="yoloprune",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Slim trained YOLO detectors, Darknet or Ultralytics: really smaller, really faster, "
     "still stock.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"yoloprune {version('yoloprune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit."),
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -31,6 +71,20 @@ class _Plain(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         keep = "" if record.name.startswith("yoloprune") else "\n"  # others' may be paragraphs
         return plain(super().formatMessage(record), keep=keep)
+
+
+@contextmanager
+def _apart(json_file: Path | None) -> Iterator[None]:
+    """Keep standard output for the JSON, where that goes there."""
+    if json_file != STANDARD:
+        yield
+        return
+    token = OUTPUT.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        OUTPUT.reset(token)
 
 
 def command(function: Command) -> Command:
@@ -44,7 +98,8 @@ def command(function: Command) -> Command:
         logging.basicConfig(level=logging.WARNING, handlers=[told], force=True)
         logging.getLogger("yoloprune").setLevel(logging.DEBUG if debug else logging.INFO)
         try:
-            function(*args, **options)
+            with _apart(options.get("json_file")):
+                function(*args, **options)
         except YoloPruneError as exc:
             if debug:
                 raise

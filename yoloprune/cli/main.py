@@ -7,6 +7,7 @@ import sys
 
 from yoloprune.cli import (  # each enters itself
     diff,
+    doctor,
     export,
     info,
     predict,
@@ -23,6 +24,7 @@ from yoloprune.cli.app import app
 __all__ = [
     "app",
     "diff",
+    "doctor",
     "export",
     "info",
     "main",

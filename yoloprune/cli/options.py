@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from yoloprune.cli.app import OUTPUT, STANDARD
+from yoloprune.cli.spelling import share
 from yoloprune.plain import plain
 
 if TYPE_CHECKING:
@@ -40,10 +42,19 @@ HeldSplitOpt = Annotated[
 ]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there is one.")]
 ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
-JsonOpt = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
+JsonOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Write the result here as JSON; - is standard output, and all else goes to the other.",
+    ),
+]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 PercentOpt = Annotated[
-    float | None, typer.Option(help="Share of prunable channels to remove; 0.5 if no limit is set.")
+    float | None,
+    typer.Option(
+        help="Share of prunable channels to remove; 0.5 if no limit is set.", callback=share
+    ),
 ]
 MacsOpt = Annotated[
     str | None,
@@ -66,11 +77,12 @@ PrecisionOpt = Annotated[
     ),
 ]
 MinChannelsOpt = Annotated[int, typer.Option(help="Every layer keeps at least so many.")]
-MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.")]
+MaxLayerOpt = Annotated[float, typer.Option(help="Most that one layer may lose.", callback=share)]
 MaxDropOpt = Annotated[
     float | None,
     typer.Option(
         metavar="AP",
+        callback=share,
         help="Search the smallest network that loses at most so much AP (0.01 is a point) after "
         "repair, on --split of --data. It tries seven cuts.",
     ),
@@ -221,7 +233,9 @@ _ELSEWHERE = ("dla", "npu", "xpu", "tpu", "intel")
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:
     """Write a record where --json asks for it."""
-    if path is not None:
+    if path == STANDARD:
+        print(json.dumps(record, indent=2), file=OUTPUT.get(), flush=True)
+    elif path is not None:
         from yoloprune.files import write_bytes
 
         write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())

@@ -39,6 +39,7 @@ from yoloprune.cli.options import (
     say,
     write_json,
 )
+from yoloprune.cli.spelling import share
 from yoloprune.cli.tables import show_line
 from yoloprune.cli.targets import TargetOpt, warn_of_ops
 from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
@@ -82,7 +83,9 @@ SparsityOpt = Annotated[
 ]
 ShareOpt = Annotated[
     float | None,
-    typer.Option("--percent", help="Share of prunable channels that the cut will remove."),
+    typer.Option(
+        "--percent", help="Share of prunable channels that the cut will remove.", callback=share
+    ),
 ]
 ImportanceOpt = Annotated[
     str | None,
@@ -93,7 +96,10 @@ ImportanceOpt = Annotated[
     ),
 ]
 UntilOpt = Annotated[
-    float, typer.Option(help="Share of the epochs after which auto's channels stand at zero.")
+    float,
+    typer.Option(
+        help="Share of the epochs after which auto's channels stand at zero.", callback=share
+    ),
 ]
 StrengthOpt = Annotated[
     float, typer.Option(help="Of l1, prox and group; times the learning rate in each step.")
