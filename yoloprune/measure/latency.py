@@ -119,6 +119,11 @@ class LatencySample:
         return {**derived, **asdict(self)}
 
 
+def is_clear(before_ms: float, after_ms: float, *iqrs_ms: float | None) -> bool:
+    """Whether two medians differ by more than either spreads; None for a spread not known."""
+    return abs(before_ms - after_ms) > max((iqr for iqr in iqrs_ms if iqr is not None), default=-1)
+
+
 def measure_latency(
     models: Mapping[str, nn.Module], options: LatencyOptions
 ) -> dict[str, LatencySample]:

@@ -11,7 +11,7 @@ and before the first convolution of the head, and the neck is the rest. A number
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from yoloprune.darknet.heads import DetectionHead
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import PlanError
 from yoloprune.prune.budget import Budget
+from yoloprune.prune.ratios import Rule
 
 AREAS = ("backbone", "neck", "head")
 _BRANCH = 2
@@ -35,9 +36,23 @@ def with_areas(budget: Budget, model: nn.Module) -> Budget:
     Raises:
         PlanError: the model has no such areas.
     """
+    return replace(budget, ratios=located(budget.ratios, model))
+
+
+def located(rules: Iterable[Rule], model: nn.Module, said: str = "ratios") -> tuple[Rule, ...]:
+    """Rules that know what layers their areas and numbers stand for; see :func:`with_areas`.
+
+    Args:
+        rules: as they were given.
+        model: whose layers are meant.
+        said: what errors call them.
+
+    Raises:
+        PlanError: the model has no such areas.
+    """
     areas: Mapping[str, tuple[str, ...]] | None = None
-    rules = []
-    for rule in budget.ratios:
+    found = []
+    for rule in rules:
         name = rule.pattern.removesuffix(".*")
         globs = rule.globs
         if name.isdecimal() and isinstance(getattr(model, "model", None), nn.Sequential):
@@ -46,12 +61,12 @@ def with_areas(budget: Budget, model: nn.Module) -> Budget:
             areas = areas or _areas(model)
             if areas is None:
                 raise PlanError(
-                    f"ratios: {rule.pattern}: this model does not say what its {name} is. Name "
+                    f"{said}: {rule.pattern}: this model does not say what its {name} is. Name "
                     "layers as `yoloprune info` prints them."
                 )
             globs = areas[name]
-        rules.append(replace(rule, globs=globs))
-    return replace(budget, ratios=tuple(rules))
+        found.append(replace(rule, globs=globs))
+    return tuple(found)
 
 
 def _areas(model: nn.Module) -> dict[str, tuple[str, ...]] | None:

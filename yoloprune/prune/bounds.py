@@ -124,11 +124,13 @@ class Bounds:
             yield f"ratios: {rule.words}: stays whole because frozen: {names[0]}{more}."
 
 
-def resolve(layers: tuple[str, ...], rules: tuple[Rule, ...]) -> dict[str, Rule]:
+def resolve(
+    layers: tuple[str, ...], rules: tuple[Rule, ...], said: str = "ratios"
+) -> dict[str, Rule]:
     """The rule of each layer that one matches: the last that does.
 
     A pattern matches a layer's whole path, ``*`` standing for any text with dots in it, too, or
-    the path of a module that the layer is in.
+    the path of a module that the layer is in. ``said`` is what errors call the rules.
 
     Raises:
         PlanError: a rule matches none.
@@ -137,7 +139,7 @@ def resolve(layers: tuple[str, ...], rules: tuple[Rule, ...]) -> dict[str, Rule]
     for rule in rules:
         matched = [path for path in layers if _matches(path, rule)]
         if not matched:
-            raise PlanError(_no_layer(rule, layers))
+            raise PlanError(_no_layer(rule, layers, said))
         found |= dict.fromkeys(matched, rule)
     return {path: found[path] for path in layers if path in found}
 
@@ -173,16 +175,16 @@ def _matches(path: str, rule: Rule) -> bool:
     )
 
 
-def _no_layer(rule: Rule, layers: tuple[str, ...]) -> str:
+def _no_layer(rule: Rule, layers: tuple[str, ...], said: str) -> str:
     """What to say of a rule that matches none, with what may have been meant."""
     modules = {path.rsplit(".", cut)[0]: None for path in layers for cut in (0, 1, 2, 3)}
     bare = rule.pattern.replace("*", "").strip(".")
     near = difflib.get_close_matches(bare, [name for name in modules if name], n=3, cutoff=0.4)
     hint = f"Near are {', '.join(near)}" if near else f"The first is {layers[0]}" if layers else ""
     return (
-        f"ratios: {rule.pattern}: matches no layer. {hint}; `yoloprune info` prints all."
+        f"{said}: {rule.pattern}: matches no layer. {hint}; `yoloprune info` prints all."
         if hint
-        else f"ratios: {rule.pattern}: matches no layer, the network has none."
+        else f"{said}: {rule.pattern}: matches no layer, the network has none."
     )
 
 

@@ -49,9 +49,8 @@ def find_criterion(name: str) -> Criterion:
     """
     if name in CRITERIA:
         return CRITERIA[name]
-    module, colon, function = name.partition(":")
     try:
-        if not colon:
+        if ":" not in name:
             found = entry_points(group=GROUP)
             if name not in found.names:
                 raise PlanError(
@@ -60,11 +59,7 @@ def find_criterion(name: str) -> Criterion:
                 )
             made = found[name].load()
         else:
-            sys.path.insert(0, "")  # the current folder, as with `python -m`
-            try:
-                made = getattr(importlib.import_module(module), function)
-            finally:
-                sys.path.remove("")
+            made = imported(name)
     except PlanError:
         raise
     except Exception as exc:  # foreign code
@@ -72,6 +67,20 @@ def find_criterion(name: str) -> Criterion:
     if not callable(made):
         raise PlanError(f"--criterion {name}: is no function, got {type(made).__name__}.")
     return Criterion(function=made, missing=f"no score by {name}")
+
+
+def imported(name: str) -> Any:
+    """What the user's ``module:name`` is; the module in the current folder or installed.
+
+    Raises:
+        Exception: whatever importing it raises.
+    """
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")  # the current folder, as with `python -m`
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    finally:
+        sys.path.remove("")
 
 
 def score_by(

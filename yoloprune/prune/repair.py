@@ -34,7 +34,7 @@ __all__ = ["LayerRepair", "RepairOptions", "RepairRecord", "Repaired", "repair"]
 
 log = logging.getLogger(__name__)
 
-_FIXED = ("DFL",)
+FIXED = ("DFL",)
 """Modules whose convolution is no weight but a rule (the mean of a distribution)."""
 
 
@@ -148,7 +148,7 @@ def _repairable(model: nn.Module) -> set[str]:
     )  # fmt: skip
     found = set()
     for path, module in model.named_modules():
-        fixed = path and type(model.get_submodule(path.rpartition(".")[0])).__name__ in _FIXED
+        fixed = path and type(model.get_submodule(path.rpartition(".")[0])).__name__ in FIXED
         if isinstance(module, LAYERS) and not fixed and owners[id(module.weight)] == 1:
             found.add(path)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.files import write_bytes
+from yoloprune.measure.latency import is_clear
 from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
@@ -161,7 +162,7 @@ def _size_row(
     if ratio != 1:
         headline = f"{factor:.{2 if factor < 2 else 1}f}× {words[ratio < 1]}"
     hint = ""
-    if abs(old - new) <= max((iqr for iqr in spread if iqr is not None), default=-1.0):
+    if not is_clear(old, new, *spread):
         hint, verdict = "The difference is within the spread of the measurement.", "same"
         headline = "no clear change"
     before, after = ("" if iqr is None else f"IQR {_number(iqr)}" for iqr in spread)
