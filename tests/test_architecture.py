@@ -14,6 +14,7 @@ STAGES = (
     ("models",),
     ("measure",),
     ("prune",),
+    ("mask",),
     ("train",),
     ("report",),
     ("rounds",),

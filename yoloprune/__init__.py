@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yoloprune.channels.trace import trace
     from yoloprune.errors import YoloPruneError
+    from yoloprune.mask.masking import made_permanent, mask_model
+    from yoloprune.mask.sparsity import sparsity
+    from yoloprune.mask.spec import MaskSpec
     from yoloprune.models.door import Source, load, save
     from yoloprune.models.export import ExportOptions, ExportResult, export_model
     from yoloprune.prune.blocks import find_blocks, remove_blocks
@@ -29,6 +32,7 @@ __all__ = [
     "DistillOptions",
     "ExportOptions",
     "ExportResult",
+    "MaskSpec",
     "SlimOptions",
     "SlimResult",
     "Source",
@@ -40,9 +44,12 @@ __all__ = [
     "export_model",
     "find_blocks",
     "load",
+    "made_permanent",
+    "mask_model",
     "remove_blocks",
     "save",
     "slim",
+    "sparsity",
     "trace",
     "train_model",
     "trainer_for",
@@ -53,6 +60,7 @@ _HOMES = {
     "DistillOptions": "train.options",
     "ExportOptions": "models.export",
     "ExportResult": "models.export",
+    "MaskSpec": "mask.spec",
     "SlimOptions": "prune.options",
     "SlimResult": "prune.slim",
     "Source": "models.door",
@@ -64,9 +72,12 @@ _HOMES = {
     "export_model": "models.export",
     "find_blocks": "prune.blocks",
     "load": "models.door",
+    "made_permanent": "mask.masking",
+    "mask_model": "mask.masking",
     "remove_blocks": "prune.blocks",
     "save": "models.door",
     "slim": "prune.slim",
+    "sparsity": "mask.sparsity",
     "trace": "channels.trace",
     "train_model": "train.run:train",
     "trainer_for": "train.trainer",

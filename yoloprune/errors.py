@@ -12,6 +12,7 @@
     │   └── UnsupportedOpError
     ├── PlanError              a budget that cannot be met, or a plan that does not fit the model
     ├── CutError               surgery, or its self-test, failed
+    ├── MaskError              a mask cannot be made, or does not fit the model
     ├── TrainError             training cannot start or lost the structure
     ├── RecipeError            a recipe is malformed, or is not the one that its run began with
     ├── ExportError            a model could not be exported, or differs from what it was
@@ -62,6 +63,10 @@ class PlanError(YoloPruneError):
 
 class CutError(YoloPruneError):
     """Surgery failed, or its self-test found that outputs changed."""
+
+
+class MaskError(YoloPruneError):
+    """A mask cannot be made as asked, or does not fit the model."""
 
 
 class TrainError(YoloPruneError):

@@ -1,0 +1,1 @@
+"""Masks of ``torch.nn.utils.prune``: weights set to zero in place, the baseline for real cuts."""
