@@ -398,7 +398,7 @@ def test_a_teacher_alone_needs_pictures_only(net: Path, tmp_path: Path) -> None:
         "-o", tmp_path / "run", "--json", tmp_path / "run.json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    assert "learning from the teacher alone, no label is read" in done.stdout
+    assert "learning from the teacher alone, no label is read" in done.stderr
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["pictures"] == str(pictures) and record["data"] is None
     assert all(Path(file).is_file() for file in record["files"]["model"])

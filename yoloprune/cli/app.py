@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from functools import wraps
@@ -65,12 +65,31 @@ def common(
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
+class _Told(logging.StreamHandler[TextIO]):
+    """To standard error as it is at that moment: a bar takes it over while it is drawn."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard error."""
+        return sys.stderr
+
+
 class _Plain(logging.Formatter):
     """A message in one line, with nothing in it that a terminal would act on."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         keep = "" if record.name.startswith("yoloprune") else "\n"  # others' may be paragraphs
         return plain(super().formatMessage(record), keep=keep)
+
+
+def _level(options: Mapping[str, Any]) -> int:
+    """Of what is told beside results and errors."""
+    if options.get("debug"):
+        return logging.DEBUG
+    return logging.WARNING if options.get("quiet") else logging.INFO
 
 
 @contextmanager
@@ -93,10 +112,10 @@ def command(function: Command) -> Command:
     @wraps(function)
     def run(*args: Any, **options: Any) -> None:
         debug = options.get("debug", False)
-        told = logging.StreamHandler()
+        told = _Told()
         told.setFormatter(_Plain())
         logging.basicConfig(level=logging.WARNING, handlers=[told], force=True)
-        logging.getLogger("yoloprune").setLevel(logging.DEBUG if debug else logging.INFO)
+        logging.getLogger("yoloprune").setLevel(_level(options))
         try:
             with _apart(options.get("json_file")):
                 function(*args, **options)

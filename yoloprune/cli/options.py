@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ import typer
 from yoloprune.cli.app import OUTPUT, STANDARD
 from yoloprune.cli.spelling import share
 from yoloprune.plain import plain
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +53,10 @@ JsonOpt = Annotated[
     ),
 ]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+VerboseOpt = Annotated[
+    bool, typer.Option("--verbose", "-v", help="All that Ultralytics says of a training.")
+]
 PercentOpt = Annotated[
     float | None,
     typer.Option(
@@ -249,6 +256,11 @@ def is_first() -> bool:
 def say(text: str) -> None:
     """A line for people, at once."""
     print(plain(text), flush=True)
+
+
+def note(text: str) -> None:
+    """A line on how it goes, which --quiet leaves out."""
+    log.info("%s", text)
 
 
 def warn(text: str) -> None:

@@ -10,7 +10,17 @@ import typer
 
 from yoloprune.cli.app import command
 from yoloprune.cli.folders import RUNS, new_folder, there
-from yoloprune.cli.options import DebugOpt, JsonOpt, OverwriteOpt, check_device, say, write_json
+from yoloprune.cli.options import (
+    DebugOpt,
+    JsonOpt,
+    OverwriteOpt,
+    QuietOpt,
+    VerboseOpt,
+    check_device,
+    note,
+    say,
+    write_json,
+)
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 
 
@@ -22,6 +32,8 @@ def run(
     ] = None,
     overwrite: OverwriteOpt = False,
     json_file: JsonOpt = None,
+    verbose: VerboseOpt = False,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Carry out a recipe, round by round; after a kill the same command goes on."""
@@ -38,13 +50,13 @@ def run(
         if not overwrite:
             refuse_others(folder, checked)
         record = None if overwrite else finished_record(folder)
-        say(f"results in {folder}")
+        note(f"results go to {folder}")
         if record is not None:
-            say("it is finished; to begin another run, choose another folder, or --overwrite")
+            note("it is finished; to begin another run, choose another folder, or --overwrite")
         else:
             from yoloprune.rounds.run import run_recipe
 
-            record = run_recipe(checked, folder, overwrite=overwrite).record
+            record = run_recipe(checked, folder, overwrite=overwrite, verbose=verbose).record
     _show(record)
     write_json(json_file, record)
     say(f"results in {folder}")

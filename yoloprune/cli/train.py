@@ -26,16 +26,19 @@ from yoloprune.cli.options import (
     OverwriteOpt,
     ParamsOpt,
     PrecisionOpt,
+    QuietOpt,
     RatiosOpt,
     RoundOpt,
     SeedOpt,
     SettingsOpt,
     TrustOpt,
+    VerboseOpt,
     WeightsOpt,
     budget_of,
     check_device,
     is_first,
     load_model,
+    note,
     say,
     write_json,
 )
@@ -195,6 +198,8 @@ def train(
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    verbose: VerboseOpt = False,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
@@ -214,6 +219,7 @@ def train(
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
         "device": device, "seed": seed, "only": only, "resume": resume, "overwrite": overwrite,
+        "verbose": verbose,
         "sparsity": sparsity_of(method, budget, strength, decay, importance, until),
         "distil": teacher_of(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
@@ -247,7 +253,7 @@ def _preset(model: nn.Module, source: Source, asked: Mapping[str, Any], *, scrat
     if not slim:
         return "stock"
     if is_first():
-        say("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
+        note("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
     return "keep"
 
 
@@ -329,13 +335,11 @@ def _carry_out(
 
     options = TrainOptions(imgsz=max(input_size_of(loaded, imgsz)), **asked)
     if options.pictures is not None and is_first():
-        say("learning from the teacher alone, no label is read")
+        note("learning from the teacher alone, no label is read")
     if options.data and options.pictures is None and task_of(loaded) == "detect":
         pictures = len(load_dataset(options.data, split="train").images)  # which reads all labels
         if is_first():
-            say(f"training on {pictures} pictures")
-    if is_first():
-        say(f"results in {out}")
+            note(f"training on {pictures} pictures, into {out}")
     result = run_training(loaded, out, options)
     if not result.files:  # another process of a distributed run has them
         return
@@ -343,6 +347,8 @@ def _carry_out(
         "model": str(source.model), "data": options.data, "pictures": options.pictures,
         "files": {"model": [str(file) for file in result.files]},
     }  # fmt: skip
+    if result.metrics is not None:
+        record["metrics"] = {name: float(value) for name, value in result.metrics.items()}
     if options.sparsity is not None:
         record["sparsity"] = result.sparsity
         record["files"]["sparsity"] = str(write_sparsity_picture(out))
@@ -351,7 +357,11 @@ def _carry_out(
 
 
 def _show(record: Mapping[str, Any]) -> None:
-    """How sparse the scales are, and where the trained models are."""
+    """How good the best epoch's network is, how sparse the scales, and where the models are."""
+    from yoloprune.train.voice import figures
+
+    if measured := figures(record.get("metrics") or {}):
+        show_line(f"best.pt: {measured}, as Ultralytics measures it")
     sparse = record.get("sparsity")
     if sparse:
         gamma = sparse["gamma"]

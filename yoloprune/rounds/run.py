@@ -68,7 +68,9 @@ class RunResult:
     record: dict[str, Any]
 
 
-def run_recipe(recipe: Recipe, out: Path, *, overwrite: bool = False) -> RunResult:
+def run_recipe(
+    recipe: Recipe, out: Path, *, overwrite: bool = False, verbose: bool = False
+) -> RunResult:
     """Carry a recipe out, or go on with it.
 
     Args:
@@ -76,6 +78,7 @@ def run_recipe(recipe: Recipe, out: Path, *, overwrite: bool = False) -> RunResu
         out: folder for everything: a subfolder a stage, ``state.json``, ``run.json``,
             ``rounds.png``, and the resulting network as ``result.*``.
         overwrite: begin anew where there is another run, and replace its results.
+        verbose: let Ultralytics say all that it says.
 
     Raises:
         RecipeError: the folder belongs to another recipe.
@@ -86,7 +89,7 @@ def run_recipe(recipe: Recipe, out: Path, *, overwrite: bool = False) -> RunResu
             sweep(stage)
         if overwrite:
             _forget(out)
-        return _Run(recipe, out).run()
+        return _Run(recipe, out, verbose=verbose).run()
 
 
 def _stage_folders(out: Path) -> list[Path]:
@@ -108,14 +111,14 @@ def _forget(out: Path) -> None:
 class _Run:
     """One recipe in one folder."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
+    def __init__(self, recipe: Recipe, out: Path, *, verbose: bool = False) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RecipeError(
                 "run: was started several times at once. Start it once, and name the "
                 "devices in the recipe: `device: 0,1`."
             )
         check_writable(out)
-        self.recipe, self.out = recipe, out
+        self.recipe, self.out, self.verbose = recipe, out, verbose
         look(recipe.data)
         begun = (out / STATE).is_file()
         torch.manual_seed(recipe.seed)  # of random weights
@@ -328,6 +331,8 @@ class _Run:
             distil=distil,
             preset=preset,
             resume=True,
+            verbose=self.verbose,
+            title=folder,
             extra={**recipe.settings, **section.settings},
         )
         result = train(model, self.out / folder, options)

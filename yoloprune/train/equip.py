@@ -20,6 +20,7 @@ from yoloprune.train.preset import Schedule
 from yoloprune.train.sparsity import sparsity_of
 from yoloprune.train.statistics import Recalibration
 from yoloprune.train.unlabelled import learn
+from yoloprune.train.voice import EpochLines, hear_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,16 @@ class Equip:
 
     Attributes:
         options: of the run.
+        told: whether anybody is told how it goes.
     """
 
     options: TrainOptions
+    told: bool = True
 
     def __call__(self, trainer: Any) -> None:
         """Give the trainer what the options ask for."""
         trainer.snapshots, trainer.wish = self.options.snapshots, self.options.wish()
+        sparse: list[dict[str, Any]] = []
         if self.options.sparsity is not None:
             student = student_of(trainer.model)
             trainer.sparsity = sparsity_of(
@@ -47,9 +51,14 @@ class Equip:
             trainer.shown = recalibration.take
             trainer.add_callback("on_train_epoch_end", recalibration)
             if RANK in {-1, 0}:
-                trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
+                sparsity_log = SparsityLog(trainer)
+                trainer.add_callback("on_train_epoch_end", sparsity_log)
+                sparse = sparsity_log.rows
         if self.options.preset == "keep":
             trainer.add_callback("on_train_batch_start", Schedule.of(self.options))
         if self.options.distil is not None:
             teach = distil if self.options.pictures is None else learn
             teach(trainer, self.options.distil)
+        if RANK in {-1, 0} and not self.options.verbose:
+            hear_worker(told=self.told)
+            trainer.lines = EpochLines(trainer, title=self.options.title, sparse=sparse)

@@ -26,6 +26,7 @@ from yoloprune.models.marker import is_marked, mark
 from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.sparsity import Sparsity
+from yoloprune.train.voice import EpochLines
 
 
 class StructureKeeping:
@@ -46,6 +47,8 @@ class StructureKeeping:
         resumed_sparsity: what the sparsity of a resumed run starts from.
         holds_norms: whether BatchNorms keep their statistics.
         last_step: number of the batch that the last optimizer step followed, from 0.
+        final_metrics: of the best epoch's network, as Ultralytics measures them at last.
+        lines: tell how each epoch went; None where Ultralytics does.
     """
 
     sparsity: Sparsity | None = None
@@ -56,6 +59,8 @@ class StructureKeeping:
     resumed_sparsity: dict[str, Any] | None = None
     holds_norms = False
     last_step = -1
+    lines: EpochLines | None = None
+    final_metrics: dict[str, float] | None = None
     _batches = 0
     _accumulate = 1
     _ahead = 0
@@ -277,6 +282,7 @@ class StructureKeeping:
                         strip_optimizer(new)
             else:
                 super().final_eval()  # type: ignore[misc]
+                self.final_metrics = dict(trainer.metrics)
         if RANK in {-1, 0}:
             for new, target in reversed(written):  # that last.pt is stripped says that all is
                 if new.exists():
@@ -302,6 +308,13 @@ class StructureKeeping:
 
         Its workers hold the folder, for they outlive a starter that is killed.
         """
+        try:
+            self._train()
+        finally:
+            if self.lines is not None:
+                self.lines.close()
+
+    def _train(self) -> None:
         trainer: Any = self
         if RANK != -1:
             with held(trainer.save_dir, alone=False), only_what_was_handed():

@@ -136,6 +136,8 @@ class TrainOptions:
         distil: whom to learn from beside the labels, or without; None from nobody.
         resume: go on from what an interrupted run left in the same folder.
         overwrite: begin anew where a folder holds another run's results, and replace these.
+        verbose: let Ultralytics say all that it says; a line an epoch otherwise.
+        title: stands before these lines.
         snapshots: epochs (from 1) after which the averaged model is kept as
             ``weights/epochN``.
         extra: further Ultralytics settings, passed through.
@@ -155,6 +157,8 @@ class TrainOptions:
     distil: DistillOptions | None = None
     resume: bool = False
     overwrite: bool = False
+    verbose: bool = False
+    title: str = ""
     snapshots: tuple[int, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 

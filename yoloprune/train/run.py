@@ -48,6 +48,8 @@ class TrainResult:
         last: the EMA of the last epoch.
         files: model files in the input's own format, ``best`` first.
         folder: everything that was written.
+        metrics: of ``best`` on the validation split, by Ultralytics' names and measure; None where
+            it was not measured in this process.
         sparsity: the last line of ``sparsity.jsonl``; None without sparsity.
     """
 
@@ -55,6 +57,7 @@ class TrainResult:
     last: nn.Module
     files: tuple[Path, ...]
     folder: Path
+    metrics: dict[str, float] | None = None
     sparsity: dict[str, Any] | None = None
 
 
@@ -94,8 +97,10 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         check_space(out, _BYTES * sum(p.numel() for p in model.parameters()))
     progress = _progress(weights) if options.resume else _Progress.NONE
     begun = _begun(model, out, options, progress) if RANK in {-1, 0} else None
+    metrics: dict[str, float] | None = None
     if progress in (_Progress.NONE, _Progress.BEGUN):
         trainer = _trained(model, out, options, progress)
+        metrics = trainer.final_metrics
         if RANK > 0:  # files are the first process's business
             averaged = trainer.ema.ema
             return TrainResult(best=averaged, last=averaged, files=(), folder=out)
@@ -117,6 +122,7 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         last=models["last"],
         files=tuple(files),
         folder=out,
+        metrics=metrics,
         sparsity=rows[-1] if rows else None,
     )
 
@@ -209,8 +215,11 @@ def _trained(model: nn.Module, out: Path, options: TrainOptions, progress: _Prog
     """A trainer that has done its work."""
     from matplotlib import rc_context
 
+    from yoloprune.train.voice import heard
+
     trusted = options.distil is not None and options.distil.trust
-    with nullcontext() if trusted else _restricted(), only_what_was_handed():
+    safe = nullcontext() if trusted else _restricted()
+    with safe, only_what_was_handed(), heard(options.verbose):
         trainer = _prepared(model, out, options, progress)
         try:
             with rc_context({"text.parse_math": False}):  # a $ in a class name is a $ in plots
@@ -267,7 +276,8 @@ def _prepared(model: nn.Module, out: Path, options: TrainOptions, progress: _Pro
         if RANK in {-1, 0}:  # of this run's first epoch, which begins again
             for name in (FILE, "last.pt", "best.pt"):
                 (weights / name).unlink(missing_ok=True)
-    trainer.add_callback("on_pretrain_routine_end", Equip(options))
+    told = log.isEnabledFor(logging.INFO)
+    trainer.add_callback("on_pretrain_routine_end", Equip(options, told=told))
     return trainer
 
 

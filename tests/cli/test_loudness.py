@@ -1,0 +1,75 @@
+"""How much a training says: a line an epoch, --quiet, --verbose; no control characters in pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yoloprune.measure.demo_data import ShapesSpec, write_shapes
+from yoloprune.models.door import load, save
+
+DEMO = Path(__file__).parents[2] / "cfg" / "yoloprune-demo.cfg"
+INTERNAL = ("yoloprune.pt", ".final-", ".new-", "data-handed-over")
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    save(load(DEMO, scratch=True)[0], tmp_path / "net.cfg")
+    return tmp_path / "net.cfg"
+
+
+def trained(net: Path, *flags: str, **environment: str) -> tuple[list[str], list[str]]:
+    """Lines of standard output and error of a training of two epochs, in a pipe."""
+    data = write_shapes(net.parent / "data", ShapesSpec(images=4, val=2, size=64))
+    command = [
+        sys.executable, "-m", "yoloprune", "train", net, f"data={data}", "epochs=2", "imgsz=64",
+        "batch=2", "device=cpu", "plots=False", "workers=0", "-o", net.parent / "run", *flags,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for text in (done.stdout, done.stderr):
+        assert not any(ord(character) < 32 and character != "\n" for character in text)
+    return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+def test_training_says_a_line_an_epoch_and_no_line_twice(net: Path) -> None:
+    record = net.parent / "run.json"
+    results, news = trained(net, "--json", str(record))
+    epochs = [line for line in news if line.startswith("epoch ")]
+    assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
+    assert all("AP50:95 0." in line and "lr " in line for line in epochs)
+    assert news[0] == f"training on 4 pictures, into {net.parent / 'run'}"
+    assert len(set(results + news)) == len(results + news)
+    assert not any(name in line for line in results + news for name in INTERNAL)
+    assert results[0].startswith("best.pt: AP50:95 0.")
+    assert 0 <= json.loads(record.read_text())["metrics"]["metrics/mAP50-95(B)"] <= 1
+
+
+@pytest.mark.slow
+def test_quiet_leaves_results_and_errors(net: Path) -> None:
+    results, news = trained(net, "--quiet")
+    assert news == []
+    assert results[-1] == f"results in {net.parent / 'run'}"
+
+
+@pytest.mark.slow
+def test_verbose_is_all_that_ultralytics_says(net: Path) -> None:
+    command = [sys.executable, "-m", "yoloprune", "train", str(net)]
+    data = write_shapes(net.parent / "data", ShapesSpec(images=4, val=2, size=64))
+    flags = [f"data={data}", "epochs=1", "imgsz=64", "batch=2", "device=cpu", "plots=False",
+             "verbose=True", "-o", str(net.parent / "run")]  # fmt: skip
+    done = subprocess.run(
+        [*command, *flags], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Instances       Size" in done.stdout and "1 epochs completed" in done.stdout
+    assert not any(name in done.stdout for name in ("yoloprune.pt", ".final-", ".new-"))
+    assert not [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
