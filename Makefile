@@ -1,6 +1,7 @@
 # make setup     virtual environment with everything (again only when pyproject.toml changed)
 # make demo      the whole loop on generated pictures, offline, in minutes
 # make test      fast tests        make test-all  all tests, with coverage
+# make docs      the pages, into site/
 # make fuzz      files at random for every reader, FUZZ_SECONDS=600 in all
 # make check     lint, format and types, as CI and pre-commit run them
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all fuzz check lint format types
+.PHONY: help setup demo docs test test-all fuzz check lint format types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -20,11 +21,14 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e '.[dev,runtimes]'
+	$(BIN)/python -m pip install -e '.[dev,docs,runtimes]'
 	@touch $@
 
 demo: setup
 	$(BIN)/python benchmarks/demo.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
