@@ -33,7 +33,7 @@ from yoloprune.models.door import Source, load
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.slim import SlimOptions, SlimResult, slim
 from yoloprune.report.plots import Panel, detections_picture
-from yoloprune.report.slim import write_slim_report
+from yoloprune.report.slim import write_slim_page
 from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.train.options import SparsityOptions, TrainOptions
 from yoloprune.train.run import TrainResult, train
@@ -117,7 +117,7 @@ class Demo:
         )
         result = slim(model, origin, options)
         report = options.out / f"{origin.model.stem}-slim-report.html"
-        write_slim_report(report, result.summary, result.plan, result.graph, result.scores)
+        write_slim_page(report, result.summary, result.plan, result.graph, result.scores)
         self.pages.append(report)
         return result
 

@@ -1,45 +1,12 @@
-"""Pictures, read back: bars from the SVG, colours from the PNG."""
+"""Pictures, read back: colours from the PNG."""
 
 from __future__ import annotations
-
-import re
-import xml.etree.ElementTree as ET
 
 import cv2
 import numpy as np
 import pytest
 
-from yoloprune.report.plots import Panel, channels_svg, detections_picture, drop_svg, scores_svg
-
-
-def bars(svg: str, variable: str) -> list[float]:
-    """Heights of the bars filled with one of the page's colours, in drawing units."""
-    ET.fromstring(svg)
-    heights = []
-    for d in re.findall(rf'd="([^"]+)" [^>]*style="fill: var\({variable}\)', svg):
-        ys = [float(y) for _, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", d)]
-        heights.append(max(ys) - min(ys))
-    return heights
-
-
-def test_bars_are_as_high_as_the_layers_are_wide() -> None:
-    svg = channels_svg([64, 32, 16], [32, 32, 4])
-    before, after = bars(svg, "--before"), bars(svg, "--after")
-    assert np.array(before) / before[0] == pytest.approx([1, 0.5, 0.25], abs=1e-3)
-    assert np.array(after) / before[0] == pytest.approx([0.5, 0.5, 0.0625], abs=1e-3)
-
-
-def test_removed_and_kept_scores_are_told_apart() -> None:
-    svg = scores_svg(np.full(7, 1.0), np.full(3, 0.1), 0.1, "score")
-    kept, removed = bars(svg, "--after"), bars(svg, "--gone")
-    assert sum(h > 0 for h in kept) == sum(h > 0 for h in removed) == 1
-    # Below ten the axis is linear.
-    assert max(removed) / max(kept) == pytest.approx(3 / 7, abs=1e-3)
-
-
-@pytest.mark.parametrize("values", [np.zeros(0), np.zeros(5)])
-def test_empty_and_all_zero_scores_are_drawn(values: np.ndarray) -> None:
-    ET.fromstring(scores_svg(values, values, 0.0, "score"))
+from yoloprune.report.plots import Panel, detections_picture
 
 
 def test_boxes_stand_where_they_were_found() -> None:
@@ -86,13 +53,3 @@ def test_a_name_is_no_mathematics() -> None:
         for name in ("x" * 4, "$" + r"\alpha" * 4 + "$")
     )
     assert formula > 2.5 * letters  # 26 characters; read as mathematics, 4 letters
-
-
-def test_cuts_that_held_are_told_from_those_that_did_not() -> None:
-    svg = drop_svg([0.5, 0.25, 0.375], [0.6, 0.4, 0.58], 0.62, 0.05, 2)
-    ET.fromstring(svg)
-    points = {
-        variable: len(re.findall(rf"<use [^>]*style=\"fill: var\({variable}\)", svg))
-        for variable in ("--before", "--after", "--gone")
-    }
-    assert points == {"--before": 1, "--after": 2, "--gone": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -11,6 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
 
+import click
 import typer
 from typer.core import TyperGroup
 
@@ -24,8 +26,17 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, and spell what was typed after it as flags."""
+        ctx.meta[_TYPED] = ["yoloprune", *args]
         name, found, rest = super().resolve_command(ctx, args)
         return name, found, rest if found is None else spelled(rest, found)
+
+
+_TYPED = "yoloprune.typed"
+
+
+def typed() -> str:
+    """The command that is being carried out, as a shell takes it."""
+    return shlex.join(click.get_current_context().meta[_TYPED])
 
 
 STANDARD = Path("-")

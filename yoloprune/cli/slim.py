@@ -222,11 +222,11 @@ def slim(
 def _carried_out(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
     """Slim, and write the page beside the model."""
     from yoloprune.prune.slim import slim as run_slim
-    from yoloprune.report.slim import write_slim_report
+    from yoloprune.report.slim import write_slim_page
 
     result = run_slim(model, source, options)
     target = options.out / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
-    write_slim_report(target, result.summary, result.plan, result.graph, result.scores)
+    write_slim_page(target, result.summary, result.plan, result.graph, result.scores)
     result.summary["files"]["report"] = str(target)
     return result
 

@@ -1,88 +1,39 @@
-"""The report of one ``slim``: a single HTML page that needs nothing else to be read."""
+"""The page of one ``slim``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
-from yoloprune.files import write_bytes
-from yoloprune.measure.latency import is_clear
 from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
+from yoloprune.report.charts import Counts, Layer, histogram, layer_strip
+from yoloprune.report.conditions import conditions, flat
 from yoloprune.report.fastpath import fast_path
-from yoloprune.report.plots import channels_svg, drop_svg, repair_svg, scores_svg
+from yoloprune.report.figures import share
+from yoloprune.report.page import Head, Part, write_page
+from yoloprune.report.scatter import Axes, Point, scatter
+from yoloprune.report.sides import METRICS, SIZES, Row, compare
 
-_SIZES = {
-    "params": "Parameters",
-    "macs": "MACs",
-    "bytes": "File size",
-    "latency_ms": "Latency",
-}
-_METRICS = {
-    "AP": "AP",
-    "AP50": "AP50",
-    "AP75": "AP75",
-    "APs": "AP small",
-    "APm": "AP medium",
-    "APl": "AP large",
-    "AR100": "AR",
-}
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_STATES = {"works": "good", "needs training": "same", "dead": "bad"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the before/after table, ready to be read.
-
-    Attributes:
-        name: the quantity.
-        before: its value before, with unit.
-        after: its value after.
-        change: relative change, or difference for a metric.
-        headline: the change in a few words.
-        verdict: ``good``, ``bad`` or ``same``.
-        spread: how far single measurements of either side lie apart; empty if not measured.
-        hint: what a reader must know to judge it; may be empty.
-    """
-
-    name: str
-    before: str
-    after: str
-    change: str
-    headline: str
-    verdict: str
-    spread: tuple[str, str] = ("", "")
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWidth:
-    """Output channels of one layer.
-
-    Attributes:
-        path: module path.
-        before: channels.
-        after: channels that are left.
-    """
-
-    path: str
-    before: int
-    after: int
-
-
-def write_slim_report(
+def write_slim_page(
     target: Path,
     result: Mapping[str, Any],
     plan: PrunePlan,
     graph: ChannelGraph,
     scores: Scores,
 ) -> Path:
-    """Write the report: one HTML page, no scripts, nothing loaded from elsewhere.
+    """Write the report: one HTML page, nothing loaded from elsewhere.
 
     Args:
         target: the file; its folder is made if need be.
@@ -90,7 +41,8 @@ def write_slim_report(
             ``bytes``, ``latency_ms``, metrics as fractions; a row stands where both have a
             value), ``self_test.max_rel_diff``, ``files``. Read too where they are there:
             ``model`` (its name), ``latency_iqr_ms`` and ``latency`` (how it was timed) beside
-            ``latency_ms``, ``imgsz``, ``environment`` and ``seconds`` (of each stage).
+            ``latency_ms``, ``imgsz``, ``data``, ``split``, ``environment``, ``seconds`` (of each
+            stage), ``command`` and ``date``.
         plan: what was removed.
         graph: the channels of the model before.
         scores: what the plan was made from.
@@ -102,210 +54,252 @@ def write_slim_report(
         PlanError: the plan does not fit the graph.
         YoloPruneError: the folder cannot be written to.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("slim.html.j2").render(_context(result, plan, graph, scores))
-    write_bytes(target, page.encode())
-    return target
-
-
-def _shown(value: object) -> object:
-    """What an expression of the template prints; the ends of lines in it are meant."""
-    return plain(value, keep="\n") if type(value) is str else value
+    rows = compare(result["before"], result["after"])
+    layers = layers_of(graph, plan, result)
+    parts = [
+        Part(name="tiles", title="", data={"rows": [row for row in rows if row.key in _TILES]}),
+        Part(name="sides", title="Before and after", data={"rows": rows}),
+        _max_drop(result.get("max_drop")),
+        _layers(layers, result),
+        _budget(layers, result, plan),
+        _search(result.get("search")),
+        _histograms(result, plan, graph, scores),
+        _made(result, plan),
+    ]
+    return write_page(target, _head(rows, result, plan), [part for part in parts if part])
 
 
-def layer_widths(graph: ChannelGraph, plan: PrunePlan) -> list[LayerWidth]:
-    """Output channels of every layer before and after, in network order."""
+_TILES = (*SIZES, "AP")
+
+
+def _head(rows: list[Row], result: Mapping[str, Any], plan: PrunePlan) -> Head:
+    name = Path(str(result.get("model") or (plan.source.path if plan.source else "model"))).name
+    verdict = result.get("verdict")
+    return Head(
+        title=f"{name}, slimmed",
+        over=["yoloprune slim", name, *([result["date"][:10]] if result.get("date") else [])],
+        takeaway=takeaway(name, rows),
+        method=_method(result),
+        badge="cut is exact" if _difference(result) is not None else "",
+        verdict=verdict and {
+            "state": _STATES[verdict["state"]],
+            "words": f"The slim network {verdict['words']}.",
+            "next": verdict["next"],
+        },
+        notes=result.get("warnings", plan.notes),
+    )  # fmt: skip
+
+
+def takeaway(name: str, rows: list[Row]) -> str:
+    """What came of a cut, in a sentence with figures."""
+    known = {row.key: row for row in rows}
+    words = {"macs": "MACs", "params": "parameters"}
+    said = []
+    for key, noun in words.items():
+        row = known.get(key)
+        if row is not None:
+            said.append(f"{row.headline} {noun}")
+    if "latency_ms" in known:
+        row = known["latency_ms"]
+        clear = row.verdict != "same"
+        said.append(row.headline if clear else "no clear change in latency")
+    figure = next((known[key] for key in METRICS if key in known), None)
+    if figure is None:
+        said.append("accuracy not measured")
+    else:
+        said.append(f"{figure.name} {figure.before} → {figure.after} ({figure.change})")
+    return f"{name}, slimmed: {', '.join(said)}."
+
+
+def _method(result: Mapping[str, Any]) -> list[str]:
+    """How it was measured, in three sentences."""
+    timing = result["before"].get("latency") or {}
+    said = []
+    if timing:
+        environment = result.get("environment") or {}
+        size = " × ".join(map(str, result.get("imgsz") or ()))
+        said.append(
+            "Latency is the median of "
+            f"{len(timing.get('times_ms', ()))} forward passes without non-maximum suppression, "
+            f"batch {timing.get('batch', 1)}{f' at {size} pixels' if size else ''}, both networks "
+            f"fused and timed in turn in one process on {environment.get('cpu', 'this machine')}."
+        )
+    figures = [key for key in METRICS if result["before"].get(key) is not None]
+    if figures:
+        by = (result["before"].get("by") or {}).get(figures[0], "")
+        where = f" on the {result['split']} split of {result['data']}" if result.get("data") else ""
+        said.append(
+            f"{METRICS[figures[0]]} is measured{where}{f' by {by}' if by else ''}, on the saved "
+            "network with its own pre-processing."
+        )
+    difference = _difference(result)
+    if difference is not None:
+        said.append(
+            "The cut network gives what the full one gives with those channels at zero: the "
+            f"largest difference is {difference:.2g} of the output's scale."
+        )
+    return said
+
+
+def _difference(result: Mapping[str, Any]) -> float | None:
+    found: float | None = (result.get("self_test") or {}).get("max_rel_diff")
+    return found
+
+
+def layers_of(graph: ChannelGraph, plan: PrunePlan, result: Mapping[str, Any]) -> list[Layer]:
+    """Every layer before and after, in network order, with its error and its fast path."""
+    errors = {
+        one["path"]: (float(one["before"]), float(one["after"]))
+        for one in (result.get("repair") or {}).get("layers", ())
+    }
+    off = {
+        one["layer"]: str(one["reason"])
+        for one in ((result.get("fast_path") or {}).get("after") or {}).get("off", ())
+    }
     return [
-        LayerWidth(
+        Layer(
             path=axis.module,
             before=axis.units.size,
             after=axis.units.size - len(plan.layers.get(axis.module, ())),
+            error=errors.get(axis.module),
+            off=off.get(axis.module, ""),
         )
         for axis in graph.out_axes
     ]
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
-    """The rows of the before/after table: every quantity that both sides have."""
-    rows = []
-    for key, name in (_SIZES | _METRICS).items():
-        old, new = before.get(key), after.get(key)
-        if old is None or new is None:
-            continue
-        if key in _METRICS:
-            rows.append(_metric_row(name, float(old), float(new)))
-        else:
-            iqr_key = key.replace("_ms", "_iqr_ms")
-            timed = iqr_key != key
-            spread = (before.get(iqr_key), after.get(iqr_key)) if timed else (None, None)
-            rows.append(_size_row(key, name, float(old), float(new), spread))
-    return rows
+def _layers(layers: list[Layer], result: Mapping[str, Any]) -> Part | None:
+    if not layers:
+        return None
+    record = result.get("repair")
+    data = {
+        "svg": layer_strip(layers),
+        "layers": layers,
+        "widest": max(layer.before for layer in layers),
+        "fast_path": fast_path(result.get("fast_path")),
+        "any_off": any(layer.off for layer in layers),
+        "repair": record and {
+            "pictures": record["pictures"],
+            "held_out": record["held_out"],
+            "seconds": f"{record['seconds']:.0f}",
+        },
+    }  # fmt: skip
+    return Part(name="layers", title="Layer by layer", data=data, sortable=True)
 
 
-def _size_row(
-    key: str, name: str, old: float, new: float, spread: tuple[float | None, float | None]
-) -> Row:
-    ratio = old / new if new else float("inf")
-    verdict = "good" if ratio > 1 else "bad" if ratio < 1 else "same"
-    factor = max(ratio, 1 / ratio) if ratio else float("inf")
-    words = ("faster", "slower") if key == "latency_ms" else ("smaller", "larger")
-    headline = "unchanged"
-    if ratio != 1:
-        headline = f"{factor:.{2 if factor < 2 else 1}f}× {words[ratio < 1]}"
-    hint = ""
-    if not is_clear(old, new, *spread):
-        hint, verdict = "The difference is within the spread of the measurement.", "same"
-        headline = "no clear change"
-    before, after = ("" if iqr is None else f"IQR {_number(iqr)}" for iqr in spread)
-    return Row(
-        name=name,
-        before=_quantity(key, old),
-        after=_quantity(key, new),
-        change=f"{_signed((new - old) / old * 100, 1)} %" if old else "–",
-        headline=headline,
-        verdict=verdict,
-        spread=(before, after),
-        hint=hint,
-    )
-
-
-def _metric_row(name: str, old: float, new: float) -> Row:
-    difference = _signed(new - old, 3)
-    verdict = "same" if abs(new - old) < 0.0005 else "good" if new > old else "bad"
-    return Row(
-        name=name, before=f"{old:.3f}", after=f"{new:.3f}", change=difference,
-        headline=difference, verdict=verdict,
-    )  # fmt: skip
-
-
-def _context(
-    result: Mapping[str, Any], plan: PrunePlan, graph: ChannelGraph, scores: Scores
-) -> dict[str, Any]:
-    """Everything that the template prints."""
-    from markupsafe import Markup
-
-    rows = compare(result["before"], result["after"])
-    widths = layer_widths(graph, plan)
-    remove = plan.remove(graph)
-    goes = np.zeros(graph.n_units, dtype=bool)
-    goes[remove] = True
-    counted = graph.prunable & np.isfinite(scores.values)
-    label = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
-    histogram = None
-    # Where scores are ranks, or the plan was given, there is nothing to see.
-    if result.get("scope") not in ("local", "isomorphic") and counted.any():
-        kept, gone = scores.values[counted & ~goes], scores.values[goes]
-        histogram = Markup(scores_svg(kept, gone, plan.reached.threshold, label))
+def _budget(layers: list[Layer], result: Mapping[str, Any], plan: PrunePlan) -> Part:
     budget = plan.budget
-    model = str(result.get("model") or (plan.source.path if plan.source else "model"))
-    return {
-        "model": plain(Path(model).name),
-        "rows": rows,
-        "cards": [row for row in rows if row.name in (*_SIZES.values(), "AP")],
-        "budget": [
-            ("criterion", _criterion(result, plan)),
-            ("channels kept in each layer, at least", str(budget.min_channels)),
-            (
-                "share of a layer that may go, at most",
-                f"{budget.max_layer_prune:.0%}".replace("%", " %"),
-            ),
-            ("kept counts are multiples of", str(budget.round_to)),
-            *([("whole blocks out", ", ".join(map(plain, plan.blocks)))] if plan.blocks else []),
-        ],
+    rules = [
+        ("criterion", _criterion(result, plan)),
+        ("channels kept in each layer, at least", str(budget.min_channels)),
+        ("share of a layer that may go, at most", share(budget.max_layer_prune)),
+        ("kept counts are multiples of", str(budget.round_to)),
+        *([("whole blocks out", ", ".join(map(plain, plan.blocks)))] if plan.blocks else []),
+    ]
+    data = {
+        "reached": plan.reached,
         "asked": budget.asked,
         "percent": budget.percent,
-        "reached": plan.reached,
-        "notes": [plain(note) for note in result.get("warnings", plan.notes)],
-        "verdict": result.get("verdict"),
-        "repair": _repair(result.get("repair")),
-        "fast_path": fast_path(result.get("fast_path")),
-        "search": _search(result.get("search")),
-        "max_drop": _max_drop(result.get("max_drop")),
-        "widths": widths,
-        "widest": max((width.before for width in widths), default=1),
-        "changed": sum(width.after < width.before for width in widths),
-        # Markup: these two are made here, of numbers only.
-        "channels_svg": Markup(channels_svg([w.before for w in widths], [w.after for w in widths])),
-        "scores_svg": histogram,
-        "score_label": label,
-        "self_test": (result.get("self_test") or {}).get("max_rel_diff"),
-        "environment": list(_flat(_conditions(result))),
-        "files": list(_flat(result.get("files") or {})),
-        "source": plan.source and replace(plan.source, path=plain(plan.source.path)),
+        "rules": rules,
+        "changed": sum(layer.after < layer.before for layer in layers),
+        "layers": len(layers),
     }
+    return Part(name="budget", title="Asked and reached", data=data)
 
 
-_WORST = 8
-"""Layers whose error after repair is told by name."""
-
-
-def _repair(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the page says of a repair."""
-    if record is None:
+def _histograms(
+    result: Mapping[str, Any], plan: PrunePlan, graph: ChannelGraph, scores: Scores
+) -> Part | None:
+    goes = np.zeros(graph.n_units, dtype=bool)
+    goes[plan.remove(graph)] = True
+    counted = graph.prunable & np.isfinite(scores.values)
+    # Where scores are ranks, or the plan was given, there is nothing to see.
+    if result.get("scope") in ("local", "isomorphic") or not counted.any():
         return None
-    from markupsafe import Markup
+    chart = _scores(scores.values[counted & ~goes], scores.values[goes], plan)
+    return Part(name="histograms", title="Scores", data={"charts": [chart]})
 
-    layers = record["layers"]
-    worst = sorted(layers, key=lambda layer: -layer["after"])[:_WORST]
+
+def _scores(kept: Any, removed: Any, plan: PrunePlan) -> dict[str, Any]:
+    """Scores of the units, the removed apart from the kept."""
+    threshold = plan.reached.threshold
+    values = np.concatenate([kept, removed])
+    # A few far outliers would press everything else into one bar; the last bar holds them.
+    top = float(np.quantile(values, 0.995)) if values.size else 1.0
+    edges = np.linspace(0, max(top, threshold, 1e-12) * 1.02, 61)
+    kept, removed = (
+        np.histogram(np.minimum(part, edges[-1]), edges)[0].tolist() for part in (kept, removed)
+    )
+    name = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
+    series = [
+        Counts(values=kept, kind="after", name="kept"),
+        Counts(values=removed, kind="gone faint", name="removed"),
+    ]
     return {
-        "pictures": record["pictures"],
-        "held_out": record["held_out"],
-        "seconds": f"{record['seconds']:.0f}",
-        "drift": record["drift"],
-        "svg": Markup(
-            repair_svg([one["before"] for one in layers], [one["after"] for one in layers])
+        "title": f"What decided: {name}",
+        "words": (
+            f"The highest score removed is {threshold:.4g}; kept units to the left of it are held "
+            "by a floor, a multiple or a balance. The last bar holds all beyond it."
         ),
-        "worst": [
-            (plain(one["path"]), f"{one['before']:.1%}", f"{one['after']:.1%}") for one in worst
-        ],
+        "key": [("kept", "after"), ("removed", "gone")],
+        "mark": "highest removed",
+        "svg": histogram(edges.tolist(), series, name, threshold),
     }
 
 
-def _search(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _search(record: Mapping[str, Any] | None) -> Part | None:
     """What the page says of a search."""
     if record is None:
         return None
     stages = []
     for stage in record["stages"]:
-        first, last = plain(stage["layers"][0]), plain(stage["layers"][-1])
+        first, last = stage["layers"][0], stage["layers"][-1]
         name = first if first == last else f"{first} … {last}"
-        stages.append((name, stage["channels"], f"{stage['even']:.0%}", f"{stage['found']:.0%}"))
-    return {
+        stages.append((name, stage["channels"], stage["even"], stage["found"]))
+    data = {
         **{key: record[key] for key in ("kept", "trials", "gains", "parts")},
         "seconds": f"{record['seconds']:.0f}",
-        "nearer": f"{1 - record['found_unseen'] / max(record['even_unseen'], 1e-12):.0%}",
+        "nearer": share(1 - record["found_unseen"] / max(record["even_unseen"], 1e-12)),
         "stages": stages,
     }
+    return Part(name="search", title="Shares of stages", data=data)
 
 
-def _max_drop(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _max_drop(record: Mapping[str, Any] | None) -> Part | None:
     """What the page says of a search within a bound on AP."""
     if record is None:
         return None
-    from markupsafe import Markup
-
     trials = record["trials"]
-    macs, values = ([one[key] for one in trials] for key in ("macs", "value"))
-    svg = drop_svg(macs, values, record["full"], record["bound"], record["chosen"])
-    return {
-        "svg": Markup(svg),
-        "bound": f"{record['bound']:g}",
-        "split": plain(record["split"]),
+    data = {
+        "svg": _trials(record),
+        "split": record["split"],
         "figure": record["figure"],
         "again": f"{record['again']:.4f}",
-        "trials": [
-            (f"{t['macs']:.1%}", f"{t['value']:.4f}", f"{t['drop']:.4f}", t["held"]) for t in trials
-        ],
+        "trials": [(t["macs"], f"{t['value']:.4f}", f"{t['drop']:.4f}", t["held"]) for t in trials],
     }
+    title = f"The smallest within a drop of {record['bound']:g}"
+    return Part(name="max_drop", title=title, data=data)
+
+
+def _trials(record: Mapping[str, Any]) -> Markup:
+    """Accuracy of the cuts that were tried over their share of the multiply-adds."""
+    figure = record["figure"]
+    points = [Point(x=100.0, y=record["full"], kind="before", label="full", weight=2)]
+    for index, trial in enumerate(record["trials"]):
+        text = f"{share(trial['macs'], 1)}, {figure} {trial['value']:.4f}"
+        chosen = index == record["chosen"]
+        points.append(
+            Point(
+                x=100 * trial["macs"], y=trial["value"],
+                kind="after" if trial["held"] else "gone", ringed=chosen,
+                label=f"{share(trial['macs'])}" if chosen else "", title=text, weight=int(chosen),
+            )
+        )  # fmt: skip
+    axes = Axes(
+        x="multiply-adds, % of the full network's", y=figure,
+        floor=record["full"] - record["bound"], zero=True,
+    )  # fmt: skip
+    return scatter(points, axes, f"{figure} of the cuts that were tried over their multiply-adds")
 
 
 def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
@@ -325,54 +319,15 @@ def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
     return f"{plan.criterion}, {shares}: {result['why']}"
 
 
-def _conditions(result: Mapping[str, Any]) -> dict[str, Any]:
-    """How and where it was measured, as far as the record says."""
-    rows: dict[str, Any] = {}
-    if result.get("imgsz"):
-        rows["input"] = " × ".join(map(str, result["imgsz"])) + " pixels"
-    timing = result["before"].get("latency") or {}
-    for key in ("batch", "device", "threads", "precision", "warmup"):
-        if key in timing:
-            rows[key] = timing[key]
-    if "times_ms" in timing:
-        rows["timed passes"] = len(timing["times_ms"])
-    rows |= result.get("environment") or {}
-    if result.get("seconds"):
-        stages = (f"{name} {value:.2f}" for name, value in result["seconds"].items())
-        rows["seconds a stage"] = ", ".join(stages)
-    return rows
-
-
-def _flat(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A mapping as rows of text; lists one item a line."""
-    for key, value in data.items():
-        name = plain(str(key).replace("_", " "))
-        if isinstance(value, Mapping):
-            yield from ((f"{name}: {inner}", text) for inner, text in _flat(value))
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            texts = all(isinstance(item, str) for item in value)
-            yield name, ("\n" if texts else ", ").join(plain(str(item)) for item in value)
-        elif value is not None:
-            yield name, plain(str(value))
-
-
-def _quantity(key: str, value: float) -> str:
-    if key == "latency_ms":
-        return f"{_number(value)} ms"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{_number(value / limit)} {unit}{'B' if key == 'bytes' else ''}"
-    return f"{value:.0f} B" if key == "bytes" else f"{value:.0f}"
-
-
-def _number(value: float) -> str:
-    """Three significant digits, never in powers of ten."""
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{digits}f}"
-
-
-def _signed(value: float, digits: int) -> str:
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0:
-        return f"±{text}"
-    return f"{'−' if value < 0 else '+'}{text}"
+def _made(result: Mapping[str, Any], plan: PrunePlan) -> Part:
+    """Files, machine, versions, and the command."""
+    difference, source = _difference(result), plan.source
+    files = list(flat(result.get("files") or {}))
+    if difference is not None:
+        files.append(("self-test", [f"largest relative difference {difference:.2g}"]))
+    if source is not None:
+        digest = [f"sha256 {source.sha256}"] if source.sha256 else []
+        files.append(("made from", [source.path, *digest]))
+    tables = [("Files", files), ("Measured on", list(flat(conditions(result))))]
+    data = {"command": result.get("command"), "tables": tables}
+    return Part(name="made", title="How it was made", data=data)
