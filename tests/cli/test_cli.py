@@ -223,7 +223,10 @@ def test_slim_writes_stock_files_a_plan_and_a_report(net: Path, tmp_path: Path) 
     widths = [m.num_features for m in slim.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert all(width % 4 == 0 for width in widths)
     assert json.loads(Path(result["files"]["plan"]).read_text())["source"]["sha256"]
-    assert Path(result["files"]["report"]).read_text().startswith("<!doctype html>")
+    page = Path(result["files"]["report"]).read_text()
+    assert page.startswith("<!doctype html>")
+    assert result["command"].startswith(f"yoloprune slim {net} --percent 0.4 --round-to 4 -o ")
+    assert result["command"] in page and result["date"] in page
     assert "not sparse" in done.stderr.lower()
 
 

@@ -12,7 +12,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -34,9 +33,9 @@ class Commands(TyperGroup):
 _TYPED = "yoloprune.typed"
 
 
-def typed() -> str:
+def typed(context: typer.Context) -> str:
     """The command that is being carried out, as a shell takes it."""
-    return shlex.join(click.get_current_context().meta[_TYPED])
+    return shlex.join(context.meta[_TYPED])
 
 
 STANDARD = Path("-")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yoloprune.cli.app import command
+from yoloprune.cli.app import command, typed
 from yoloprune.cli.dry import dry_folder, show_plan
 from yoloprune.cli.folders import results_folder
 from yoloprune.cli.options import (
@@ -215,16 +215,19 @@ def slim(
         if dry_run:
             show_plan(loaded, source, options, json_file, keep=out is not None)
             return
-        result = _carried_out(loaded, source, options)
+        result = _carried_out(loaded, source, options, typed(context))
     _tell(result, json_file, folder)
 
 
-def _carried_out(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
+def _carried_out(
+    model: nn.Module, source: Source, options: SlimOptions, command: str
+) -> SlimResult:
     """Slim, and write the page beside the model."""
     from yoloprune.prune.slim import slim as run_slim
     from yoloprune.report.slim import write_slim_page
 
     result = run_slim(model, source, options)
+    result.summary["command"] = command
     target = options.out / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
     write_slim_page(target, result.summary, result.plan, result.graph, result.scores)
     result.summary["files"]["report"] = str(target)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,8 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
     summary = {
         "model": str(source.model),
         "imgsz": list(size),
+        "data": asked.data,
+        "split": asked.split if asked.data else None,
         **account(made.plan, before, after),
         **story(made, compensate=options.compensate),
         "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
@@ -130,6 +133,7 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
             "plan": str(plan_path),
             **({} if asked is options else {"data": str(options.data)}),
         },
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": stages.seconds,
         "environment": asdict(environment(options.device)),
     }
