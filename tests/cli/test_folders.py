@@ -167,8 +167,8 @@ def test_predict_never_touches_an_input(linked: bool, net: Path) -> None:
     done = yoloprune(*command)
     assert done.exit_code == 0, done.stderr
     assert all(Path(name).read_bytes() == one for name in inputs)
-    assert names(Path("a")) == {"1.jpg", "1.png", "1.jpg.png", "1.png.png", "1.jpg-2.png"}
-    refused(yoloprune(*command), "1.jpg.png: is there already")
+    assert names(Path("a")) == {"1.jpg", "1.png", "1-2.jpg", "1-2.png", "1-3.jpg"}
+    refused(yoloprune(*command), "1-2.jpg: is there already")
     assert yoloprune(*command, "--overwrite").exit_code == 0
     assert all(Path(name).read_bytes() == one for name in inputs)
 

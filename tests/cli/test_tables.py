@@ -224,7 +224,11 @@ def show(name: str) -> None:
     record = RECORDS[name]
     plan = SimpleNamespace(budget=Budget(percent=0.5))
     shown = SimpleNamespace(summary=record, plan=plan) if name == "slim" else record
-    importlib.import_module(f"yoloprune.cli.{name}")._show(shown)
+    module = importlib.import_module(f"yoloprune.cli.{name}")
+    if name == "predict":
+        module.show_picture(record["images"][0], every=True)
+    else:
+        module._show(shown)
 
 
 @pytest.mark.parametrize("name", RECORDS)

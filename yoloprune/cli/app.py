@@ -116,6 +116,11 @@ def _apart(json_file: Path | None) -> Iterator[None]:
         OUTPUT.reset(token)
 
 
+def tell_error(error: YoloPruneError) -> None:
+    """One line on what is wrong."""
+    print(f"yoloprune: {plain(str(error))}", file=sys.stderr, flush=True)
+
+
 def command(function: Command) -> Command:
     """Register a command that reports yoloprune's own errors as one line and exits with 1."""
 
@@ -132,7 +137,7 @@ def command(function: Command) -> Command:
         except YoloPruneError as exc:
             if debug:
                 raise
-            print(f"yoloprune: {plain(str(exc))}", file=sys.stderr)
+            tell_error(exc)
             raise typer.Exit(1) from exc
 
     app.command()(run)

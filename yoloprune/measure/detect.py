@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from yoloprune.errors import MeasureError
+from yoloprune.errors import DataError, MeasureError
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.measure.images import (
     RESIZES,
@@ -129,9 +129,17 @@ def clips(model: nn.Module, options: DetectOptions) -> bool:
     return not is_darknet(model) if options.clip is None else options.clip
 
 
-@torch.inference_mode()
+Unread = Callable[[Path, DataError], None]
+"""Is told of a picture that cannot be read."""
+Fit = Callable[[ImageArray], tuple[ImageArray, Placement]]
+"""Picture, uint8 ``[H, W, 3]``, → the network's input, and where the picture lies in it."""
+
+
 def detect(
-    model: nn.Module, images: Sequence[Path], options: DetectOptions
+    model: nn.Module,
+    images: Sequence[Path],
+    options: DetectOptions,
+    unread: Unread | None = None,
 ) -> Iterator[Detections]:
     """Run a detector over pictures.
 
@@ -142,6 +150,7 @@ def detect(
             Not modified: training mode, caches and weights stay.
         images: picture files.
         options: see `DetectOptions`.
+        unread: told of pictures that cannot be read, which are left out; None ends at the first.
 
     Yields:
         One `Detections` an image, in the given order.
@@ -151,24 +160,75 @@ def detect(
         MeasureError: the model's parameters or its output are not finite, or the output has
             another shape.
     """
-    check_finite(model)
-    device = device_of(model) if options.device is None else find_device(options.device)
-    runner = float32_copy(model, device)
-    classes, iou, clip = class_count(model), nms_iou(model, options), clips(model, options)
+    detector = Detector(model, options)
     with counting(len(images), "images", options.progress) as advance:
-        for paths, arrays, placements in _load_batches(model, images, options):
-            output = runner(to_input(arrays, device))
-            found = decode(
-                output,
-                classes=classes,
-                conf=options.conf,
-                iou=iou,
-                max_det=options.max_det,
-                end2end=bool(getattr(model, "end2end", False)),
-            )
-            for path, placement, rows in zip(paths, placements, found, strict=True):
-                yield _detections(path, placement, rows, clip)
-            advance(len(paths))
+        for batch in _load_batches(fit_of(model, options), images, options):
+            good = []
+            for path, loaded in batch:
+                if not isinstance(loaded, DataError):
+                    good.append((path, *loaded))
+                elif unread is None:
+                    raise loaded
+                else:
+                    unread(path, loaded)
+            yield from detector(good)
+            advance(len(batch))
+
+
+class Detector:
+    """A detector that is made ready once, for pictures that come batch by batch.
+
+    Args:
+        model: see :func:`detect`.
+        options: see `DetectOptions`.
+
+    Raises:
+        MeasureError: the model's parameters are not finite, or it is no detector.
+    """
+
+    def __init__(self, model: nn.Module, options: DetectOptions) -> None:
+        check_finite(model)
+        self._options = options
+        self._device = device_of(model) if options.device is None else find_device(options.device)
+        self._runner = float32_copy(model, self._device)
+        self._classes = class_count(model)
+        self._iou, self._clip = nms_iou(model, options), clips(model, options)
+        self._end2end = bool(getattr(model, "end2end", False))
+
+    @torch.inference_mode()
+    def __call__(self, batch: Sequence[tuple[Path, ImageArray, Placement]]) -> list[Detections]:
+        """What is in each picture, in order.
+
+        Args:
+            batch: what each is called, its network input as :func:`fit_of` gives it, and where it
+                lies there.
+
+        Raises:
+            MeasureError: the model's output is not finite, or has another shape.
+        """
+        if not batch:
+            return []
+        paths, arrays, placements = zip(*batch, strict=True)
+        found = decode(
+            self._runner(to_input(arrays, self._device)),
+            classes=self._classes,
+            conf=self._options.conf,
+            iou=self._iou,
+            max_det=self._options.max_det,
+            end2end=self._end2end,
+        )
+        each = zip(paths, placements, found, strict=True)
+        return [_detections(path, placement, rows, self._clip) for path, placement, rows in each]
+
+
+def fit_of(model: nn.Module, options: DetectOptions) -> Fit:
+    """How a picture becomes the input of a model."""
+    size, resize = input_size(options.imgsz), RESIZES[options.resize]
+    wanted: Any = options.letterbox
+    if wanted is None:
+        wanted = getattr(model, "letterbox", True)
+    fit = letterbox if wanted else stretch
+    return lambda image: fit(image, size, resize)
 
 
 def class_count(model: nn.Module) -> int:
@@ -266,39 +326,33 @@ def _detections(path: Path, placement: Placement, rows: torch.Tensor, clip: bool
     )
 
 
-_Batch = tuple[Sequence[Path], list[ImageArray], list[Placement]]
+_Loaded = tuple[ImageArray, Placement] | DataError
+_Batch = list[tuple[Path, _Loaded]]
 
 
-def _load_batches(
-    model: nn.Module, images: Sequence[Path], options: DetectOptions
-) -> Iterator[_Batch]:
+def _load_batches(fit: Fit, images: Sequence[Path], options: DetectOptions) -> Iterator[_Batch]:
     """Decode batches, the next one while the network works on the present one."""
-    size = input_size(options.imgsz)
-    wanted: Any = options.letterbox
-    if wanted is None:
-        wanted = getattr(model, "letterbox", True)
-    fit = letterbox if wanted else stretch
-    resize = RESIZES[options.resize]
 
-    def load(path: Path) -> tuple[ImageArray, Placement]:
-        return fit(read_image(path), size, resize)
-
-    def unpack(paths: Sequence[Path], loaded: list[tuple[ImageArray, Placement]]) -> _Batch:
-        return paths, [array for array, _ in loaded], [placement for _, placement in loaded]
+    def load(path: Path) -> _Loaded:
+        try:
+            return fit(read_image(path))
+        except DataError as exc:
+            return exc
 
     starts = range(0, len(images), options.batch)
     batches = [images[start : start + options.batch] for start in starts]
     if options.workers == 0:
         for paths in batches:
-            yield unpack(paths, [load(path) for path in paths])
+            yield [(path, load(path)) for path in paths]
         return
     with ThreadPoolExecutor(options.workers) as pool:
-        pending: list[Future[tuple[ImageArray, Placement]]] = []
+        pending: list[Future[_Loaded]] = []
         for index, paths in enumerate(batches):
             present = pending or [pool.submit(load, path) for path in paths]
             following = batches[index + 1] if index + 1 < len(batches) else []
             pending = [pool.submit(load, path) for path in following]
-            yield unpack(paths, [future.result() for future in present])
+            loaded = [future.result() for future in present]
+            yield list(zip(paths, loaded, strict=True))
 
 
 def _shape(output: Any) -> str:

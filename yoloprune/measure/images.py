@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,9 @@ def _check_pixels(path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            # not Ultralytics' own, which installs a package where a file has no form that PIL knows
+            patches = sys.modules.get("ultralytics.utils.patches")
+            with getattr(patches, "_image_open", Image.open)(path) as image:
                 width, height = image.size
     except Image.DecompressionBombError as exc:
         raise DataError(f"{path}: claims too many pixels ({exc}).") from exc

@@ -62,16 +62,16 @@ def find_pictures(spec: str | Path, *, split: str = "train") -> tuple[Path, ...]
         DataError: nothing is there, or none of it is a picture.
     """
     path, text = Path(spec), str(spec)
-    bare = path.name == text and not (path.exists() or _is_pattern(text) or path.suffix)
+    bare = path.name == text and not (path.exists() or is_pattern(text) or path.suffix)
     if bare or path.suffix.lower() in {".yaml", ".yml", ".data"}:
         return describe(path).images(split)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return (path,)
     if path.exists():
         return tuple(expand(text, (Path(),), f"{text}: pictures"))
-    if not _is_pattern(text):
+    if not is_pattern(text):
         raise DataError(f"{text}: no such folder, list or picture.")
-    root, pattern = _rooted(path)
+    root, pattern = rooted(path)
     found = sorted(p for p in root.glob(pattern) if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise DataError(f"{text}: no picture fits this pattern.")
@@ -138,12 +138,13 @@ def _fitted(
     return torch.stack(images), list(placements)
 
 
-def _is_pattern(text: str) -> bool:
+def is_pattern(text: str) -> bool:
+    """Whether a text names files by a pattern."""
     return any(mark in text for mark in "*?[")
 
 
-def _rooted(path: Path) -> tuple[Path, str]:
+def rooted(path: Path) -> tuple[Path, str]:
     """The folder before the first part with a mark, and the rest."""
     parts = path.parts
-    first = next(i for i, part in enumerate(parts) if _is_pattern(part))
+    first = next(i for i, part in enumerate(parts) if is_pattern(part))
     return Path(*parts[:first]), str(Path(*parts[first:]))

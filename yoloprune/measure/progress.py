@@ -54,4 +54,7 @@ def _bar() -> Progress:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(
+        *columns, console=Console(stderr=True), transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else what goes to a pipe would land here
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ def expand(entry: str, roots: Sequence[Path], where: str) -> list[Path]:
     """One folder or one ``.txt`` list → the images that it names."""
     path = _find(entry, roots, where=f"{where}: 0 images found")
     if path.is_dir():
-        images = sorted(_pictures_in(path, where))
+        images = sorted(pictures_in(path, where))
         if not images:
             raise DataError(f"{where}: 0 images found in {path}.")
         return images
@@ -280,8 +280,19 @@ def expand(entry: str, roots: Sequence[Path], where: str) -> list[Path]:
     raise DataError(f"{where}: expected a folder or a .txt list of images, got {path}.")
 
 
-def _pictures_in(folder: Path, where: str) -> Iterator[Path]:
-    """The pictures of a folder and of those in it, links followed once."""
+def pictures_in(
+    folder: Path, where: str, suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> Iterator[Path]:
+    """The pictures of a folder and of those in it, links followed once.
+
+    Args:
+        folder: to look in.
+        where: for people.
+        suffixes: what is taken for a picture.
+
+    Raises:
+        DataError: it holds a great many other files.
+    """
     most = count_from(FILES_VARIABLE, MAX_FILES, "files", DataError)
     seen = pictures = 0
     visited: set[str] = set()
@@ -293,7 +304,7 @@ def _pictures_in(folder: Path, where: str) -> Iterator[Path]:
         visited.add(real)
         seen += len(files) + len(folders)
         for name in files:
-            if f".{name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
+            if f".{name.rpartition('.')[2].lower()}" in suffixes:
                 pictures += 1
                 yield Path(here, name)
         if seen > most or (seen > _LOOK and pictures * 100 < seen):

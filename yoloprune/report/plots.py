@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito 2008: told apart by colour-blind readers too.
-_BOX_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
+BOX_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def detections_picture(*panels: Panel) -> bytes:
     from matplotlib.figure import Figure
 
     names = sorted({str(box["name"]) for panel in panels for box in panel.boxes})
-    colours = {name: _BOX_COLOURS[i % len(_BOX_COLOURS)] for i, name in enumerate(names)}
+    colours = {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(names)}
     ratios = [panel.image.shape[1] / panel.image.shape[0] for panel in panels]
     height, gap, band = 4.6, 0.18, 0.42
     figure = Figure(figsize=(height * sum(ratios) + (len(panels) + 1) * gap, height + gap + band))

@@ -1,29 +1,41 @@
-"""Pictures with the boxes that a model found in them."""
+"""Pictures and videos with the boxes that a model found in them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 from yoloprune.errors import YoloPruneError
 from yoloprune.files import write_bytes
 from yoloprune.measure.images import read_image
-from yoloprune.report.plots import Panel, detections_picture
+from yoloprune.measure.sources import is_video
+from yoloprune.report.boxes import Colour, draw_boxes
+
+_KEPT = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Forms of pictures that are kept; others become PNG."""
+_QUALITY = 95
+_QUALITY_OF = {
+    ".jpg": cv2.IMWRITE_JPEG_QUALITY,
+    ".jpeg": cv2.IMWRITE_JPEG_QUALITY,
+    ".webp": cv2.IMWRITE_WEBP_QUALITY,
+}
 
 
 def prediction_files(
-    out: Path, images: Sequence[Path], *, overwrite: bool = False
-) -> dict[str, Path]:
+    out: Path, inputs: Sequence[Path], *, overwrite: bool = False
+) -> dict[Path, Path]:
     """Where the pictures with boxes go: a file of its own each, none of which is an input.
 
-    ``NAME.png``, or where another picture or an input has that name ``NAME.jpg.png``,
-    ``NAME.jpg-2.png`` …
+    ``NAME.jpg`` for a picture of that form, ``NAME.mp4`` for a video; or where another or an input
+    has that name ``NAME-2.jpg``, ``NAME-3.jpg`` …
 
     Args:
         out: folder.
-        images: the inputs, in order.
+        inputs: pictures and videos, in order.
         overwrite: whether files that are no input may be replaced.
 
     Returns:
@@ -32,16 +44,15 @@ def prediction_files(
     Raises:
         YoloPruneError: a file is there already.
     """
-    taken = {_place(image) for image in images}
-    files: dict[str, Path] = {}
-    for image in images:
-        if str(image) in files:
-            continue
-        numbered = (f"{image.name}-{number}.png" for number in count(2))
-        names = chain((f"{image.stem}.png", f"{image.name}.png"), numbered)
-        file = next(out / name for name in names if _place(out / name) not in taken)
+    taken = {_place(path) for path in inputs}
+    files: dict[Path, Path] = {}
+    for path in dict.fromkeys(inputs):
+        suffix = path.suffix if path.suffix.lower() in _KEPT else ".png"
+        suffix = ".mp4" if is_video(path) else suffix
+        ends = (suffix if number == 1 else f"-{number}{suffix}" for number in count(1))
+        file = next(at for end in ends if _place(at := out / f"{path.stem}{end}") not in taken)
         taken.add(_place(file))
-        files[str(image)] = file
+        files[path] = file
     for file in files.values():
         if not overwrite and (file.exists() or file.is_symlink()):
             raise YoloPruneError(
@@ -56,14 +67,21 @@ def _place(path: Path) -> str:
     return str(path.parent.resolve() / path.name).casefold()
 
 
-def write_predictions(files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
-    """Draw what ``predict_images`` found.
+def write_prediction(file: Path, record: Mapping[str, Any], colours: Mapping[str, Colour]) -> None:
+    """Draw what was found in one picture into a copy of it.
 
     Args:
-        files: of :func:`prediction_files`.
-        record: what it returned.
+        file: of :func:`prediction_files`.
+        record: ``file`` and ``boxes``.
+        colours: of the classes.
+
+    Raises:
+        YoloPruneError: it cannot be written.
     """
-    for image in record["images"]:
-        path = Path(image["file"])
-        panel = Panel(read_image(path), image["boxes"], path.name)
-        write_bytes(files[image["file"]], detections_picture(panel))
+    drawn = draw_boxes(read_image(Path(record["file"])), record["boxes"], colours)
+    quality = _QUALITY_OF.get(file.suffix.lower())
+    settings = [] if quality is None else [quality, _QUALITY]
+    done, data = cv2.imencode(file.suffix.lower(), drawn, settings)
+    if not done:
+        raise YoloPruneError(f"{file}: OpenCV cannot write {file.suffix} here.")
+    write_bytes(file, data.tobytes())
