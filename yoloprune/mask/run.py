@@ -163,6 +163,7 @@ def _measured(
     for name, model in models.items():
         records[name]["zipped_bytes"] = zipped_bytes(paths[name])
         if options.data is not None:
-            where = {"split": options.split, "device": options.device}
-            records[name] |= quality(model, options.data, size, **where)
+            records[name] |= quality(
+                model, options.data, size, split=options.split, device=options.device
+            )
     return records

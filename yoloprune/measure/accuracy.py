@@ -15,7 +15,7 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,13 +95,20 @@ class Accuracy:
         return record
 
 
-def evaluate(model: nn.Module, dataset: Dataset, options: DetectOptions) -> Accuracy:
+Seen = Callable[[Dataset, Sequence[Detections]], None]
+"""Is given all that a model detected in a data set."""
+
+
+def evaluate(
+    model: nn.Module, dataset: Dataset, options: DetectOptions, seen: Seen | None = None
+) -> Accuracy:
     """Measure the average precision of a detector.
 
     Args:
         model: see `detect`; not modified.
         dataset: the split to measure on.
         options: how to detect; the default ``conf`` of 0.001 is what AP wants.
+        seen: is given the detections.
 
     Raises:
         DataError: a picture cannot be read.
@@ -114,6 +121,8 @@ def evaluate(model: nn.Module, dataset: Dataset, options: DetectOptions) -> Accu
     start = time.perf_counter()
     found = list(detect(model, dataset.images, options))
     metrics = coco_metrics(found, dataset)
+    if seen is not None:
+        seen(dataset, found)
     return Accuracy(
         metrics=metrics,
         images=len(dataset.images),
@@ -148,7 +157,7 @@ def coco_metrics(detections: Sequence[Detections], dataset: Dataset) -> CocoMetr
             f"{dataset.source}: the {dataset.split} split shows no object, so AP has no meaning."
         )
     truth = [
-        _truth_boxes(labels, one.width, one.height)
+        truth_boxes(labels, one.width, one.height)
         for labels, one in zip(dataset.labels, detections, strict=True)
     ]
     class_ids = [labels[:, 0].astype(np.int64) for labels in dataset.labels]
@@ -183,8 +192,8 @@ def _check_classes(model: nn.Module, dataset: Dataset) -> None:
         )
 
 
-def _truth_boxes(labels: LabelArray, width: int, height: int) -> FloatArray:
-    """``[n, 5]`` class, cx, cy, w, h as fractions → ``[n, 4]`` xyxy in pixels."""
+def truth_boxes(labels: LabelArray, width: int, height: int) -> FloatArray:
+    """``[n, 5]`` class, cx, cy, w, h as fractions → ``[n, 4]`` xyxy in pixels of a picture."""
     centre, half = labels[:, 1:3], labels[:, 3:5] / 2
     boxes = np.concatenate((centre - half, centre + half), axis=1)
     scaled: FloatArray = boxes * np.array([width, height, width, height], dtype=np.float64)

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from yoloprune.errors import DataError, MeasureError, first_line
-from yoloprune.measure.accuracy import Accuracy, evaluate
+from yoloprune.measure.accuracy import Accuracy, Seen, evaluate
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.measure.data import Dataset, load_dataset
 from yoloprune.measure.detect import DetectOptions, class_count
@@ -111,7 +111,12 @@ def check_data(model: nn.Module, data: str | Path, split: str = "val") -> Datase
 
 
 def measure(
-    model: nn.Module, data: str | Path, options: DetectOptions, *, split: str = "val"
+    model: nn.Module,
+    data: str | Path,
+    options: DetectOptions,
+    *,
+    split: str = "val",
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
     """Measure a model of any task that is measured.
 
@@ -121,6 +126,7 @@ def measure(
         options: input size, thresholds, device. Ultralytics' validators keep their own ways of
             resizing and of clipping.
         split: of the data set.
+        seen: is given the upright boxes that were detected, where the task has any.
 
     Returns:
         JSON-able: ``task``; ``metrics``, fractions; ``by``, whose number each of them is;
@@ -137,7 +143,7 @@ def measure(
     if dataset is None:
         record = _bare_record(model, options)
     else:
-        record = _record(evaluate(model, dataset, options))
+        record = _record(evaluate(model, dataset, options, seen))
     if task in _STOCK:
         found = _stock(model, task, data, split, options)
         record["metrics"] |= found

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from yoloprune.measure.accuracy import Seen
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 from yoloprune.measure.size import count, file_bytes
@@ -58,10 +59,17 @@ def cost(
 
 
 def quality(
-    model: nn.Module, data: str, imgsz: tuple[int, int], *, split: str, device: str
+    model: nn.Module,
+    data: str,
+    imgsz: tuple[int, int],
+    *,
+    split: str,
+    device: str,
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
     """How good a model of its task is, and whose numbers these are."""
-    found = measure(model, data, DetectOptions(imgsz=imgsz, device=device), split=split)
+    options = DetectOptions(imgsz=imgsz, device=device)
+    found = measure(model, data, options, split=split, seen=seen)
     metrics = found["metrics"]
     return {**{key: metrics[key] for key in SHOWN if key in metrics}, "by": found["by"]}
 

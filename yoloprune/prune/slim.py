@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yoloprune.errors import PlanError
+from yoloprune.measure.changed import Changed, Sights
 from yoloprune.measure.environment import environment
 from yoloprune.measure.fastpath import compared, notes
 from yoloprune.measure.held_back import HELD_BACK, hold_back
@@ -57,6 +58,7 @@ class SlimResult:
         graph: the channels that it was chosen from.
         scores: what each unit was worth.
         repair: what was fitted anew; None where nothing was.
+        changed: what it sees beside the full network; None without labelled pictures.
     """
 
     model: nn.Module
@@ -65,6 +67,7 @@ class SlimResult:
     scores: Scores
     summary: dict[str, Any]
     repair: RepairRecord | None = None
+    changed: Changed | None = None
 
 
 def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
@@ -117,7 +120,9 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
     drop_log(options.out, source).unlink(missing_ok=True)
     plan_path = options.out / f"{files[0].stem}-plan.json"
     made.plan.write(plan_path)
-    before, after = _measured(dense, made.model, source, files, size, options, stages)
+    sights = Sights(files[0].stem)
+    before, after = _measured(dense, made.model, source, files, size, options, stages, sights)
+    changed = sights.compared()
     summary = {
         "model": str(source.model),
         "imgsz": list(size),
@@ -127,6 +132,7 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
         **story(made, compensate=options.compensate),
         "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
         "max_drop": None if dropped is None else dropped.to_dict(before, after),
+        "changed": None if changed is None else changed.to_dict(),
         "verdict": verdict(made, before, after, files[0], asked.data),
         "files": {
             "model": [str(f) for f in files],
@@ -144,6 +150,7 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
         scores=made.choice.scores,
         summary=summary,
         repair=made.repair,
+        changed=changed,
     )
 
 
@@ -232,8 +239,9 @@ def _measured(
     size: tuple[int, int],
     options: SlimOptions,
     stages: Stopwatch,
+    sights: Sights,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Records of both sides."""
+    """Records of both sides; ``sights`` learns what either saw."""
     origin = (source.model, source.weights) if source.weights else (source.model,)
     models = {"before": dense, "after": thin}
     how = {"batch": options.batch, "device": options.device, "repeats": options.repeats}
@@ -241,6 +249,6 @@ def _measured(
     records = stages.run("measure", cost, models, paths, size, **how)
     if options.data:
         for name, model in models.items():
-            where = {"split": options.split, "device": options.device}
+            where = {"split": options.split, "device": options.device, "seen": sights.add}
             records[name] |= stages.run("val", quality, model, options.data, size, **where)
     return records["before"], records["after"]
