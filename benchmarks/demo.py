@@ -117,7 +117,9 @@ class Demo:
         )
         result = slim(model, origin, options)
         report = options.out / f"{origin.model.stem}-slim-report.html"
-        write_slim_page(report, result.summary, result.plan, result.graph, result.scores)
+        write_slim_page(
+            report, result.summary, result.plan, result.graph, result.scores, result.changed
+        )
         self.pages.append(report)
         return result
 

@@ -229,7 +229,9 @@ def _carried_out(
     result = run_slim(model, source, options)
     result.summary["command"] = command
     target = options.out / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
-    write_slim_page(target, result.summary, result.plan, result.graph, result.scores)
+    write_slim_page(
+        target, result.summary, result.plan, result.graph, result.scores, result.changed
+    )
     result.summary["files"]["report"] = str(target)
     return result
 

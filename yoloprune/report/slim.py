@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yoloprune.channels.graph import ChannelGraph
+from yoloprune.measure.changed import Changed
 from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
 from yoloprune.report.charts import Counts, Layer, histogram, layer_strip
 from yoloprune.report.conditions import conditions, flat
-from yoloprune.report.fastpath import fast_path
+from yoloprune.report.fastpath import fast_path, off_words
 from yoloprune.report.figures import share
 from yoloprune.report.page import Head, Part, write_page
+from yoloprune.report.pictures import changed_part
 from yoloprune.report.scatter import Axes, Point, scatter
 from yoloprune.report.sides import METRICS, SIZES, Row, compare
 
@@ -32,6 +34,7 @@ def write_slim_page(
     plan: PrunePlan,
     graph: ChannelGraph,
     scores: Scores,
+    changed: Changed | None = None,
 ) -> Path:
     """Write the report: one HTML page, nothing loaded from elsewhere.
 
@@ -46,6 +49,7 @@ def write_slim_page(
         plan: what was removed.
         graph: the channels of the model before.
         scores: what the plan was made from.
+        changed: what the slim network sees beside the full one, where labelled pictures were given.
 
     Returns:
         The file that was written.
@@ -61,6 +65,10 @@ def write_slim_page(
         Part(name="sides", title="Before and after", data={"rows": rows}),
         _max_drop(result.get("max_drop")),
         _layers(layers, result),
+        changed
+        and changed_part(
+            changed.counts, changed.changes, changed.classes, changed.images, "the full network"
+        ),
         _budget(layers, result, plan),
         _search(result.get("search")),
         _histograms(result, plan, graph, scores),
@@ -152,10 +160,7 @@ def layers_of(graph: ChannelGraph, plan: PrunePlan, result: Mapping[str, Any]) -
         one["path"]: (float(one["before"]), float(one["after"]))
         for one in (result.get("repair") or {}).get("layers", ())
     }
-    off = {
-        one["layer"]: str(one["reason"])
-        for one in ((result.get("fast_path") or {}).get("after") or {}).get("off", ())
-    }
+    off = off_words((result.get("fast_path") or {}).get("after"))
     return [
         Layer(
             path=axis.module,
