@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from yoloprune.cli.panels import COMMANDS, Command, command_group
 from yoloprune.cli.spelling import spelled
 from yoloprune.errors import YoloPruneError
 from yoloprune.plain import plain
@@ -27,7 +28,14 @@ class Commands(TyperGroup):
         """Find the command, and spell what was typed after it as flags."""
         ctx.meta[_TYPED] = ["yoloprune", *args]
         name, found, rest = super().resolve_command(ctx, args)
-        return name, found, rest if found is None else spelled(rest, found)
+        as_typed = found is None or ctx.resilient_parsing  # by a shell that completes
+        return name, found, rest if as_typed else spelled(rest, found)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands in the order of their groups."""
+        order = [name for names in COMMANDS.values() for name in names]
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
 _TYPED = "yoloprune.typed"
@@ -72,7 +80,7 @@ def common(
     """Take what stands before the command."""
 
 
-Command = TypeVar("Command", bound=Callable[..., None])
+Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class _Told(logging.StreamHandler[TextIO]):
@@ -121,7 +129,7 @@ def tell_error(error: YoloPruneError) -> None:
     print(f"yoloprune: {plain(str(error))}", file=sys.stderr, flush=True)
 
 
-def command(function: Command) -> Command:
+def command(function: Function) -> Function:
     """Register a command that reports yoloprune's own errors as one line and exits with 1."""
 
     @wraps(function)
@@ -140,5 +148,6 @@ def command(function: Command) -> Command:
             tell_error(exc)
             raise typer.Exit(1) from exc
 
-    app.command()(run)
+    name = function.__name__
+    app.command(cls=Command, rich_help_panel=command_group(name))(run)
     return function

@@ -21,6 +21,7 @@ from yoloprune.cli.options import (
     JsonOpt,
     ModelArg,
     OverwriteOpt,
+    QuietOpt,
     SettingsOpt,
     TrustOpt,
     WeightsOpt,
@@ -61,6 +62,7 @@ def export(
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""

@@ -15,6 +15,7 @@ from yoloprune.cli.options import (
     JsonOpt,
     ModelArg,
     OverwriteOpt,
+    QuietOpt,
     SeedOpt,
     TrustOpt,
     WeightsOpt,
@@ -61,6 +62,7 @@ def profile(
     overwrite: OverwriteOpt = False,
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Time whole networks at many widths; write what any plan takes."""

@@ -18,6 +18,7 @@ from yoloprune.cli.options import (
     ImgszOpt,
     JsonOpt,
     ModelArg,
+    QuietOpt,
     SeedOpt,
     SplitOpt,
     TrustOpt,
@@ -81,6 +82,7 @@ def sensitivity(
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Prune each part alone, at several widths, and measure what is lost."""

@@ -29,6 +29,7 @@ from yoloprune.cli.options import (
     ParamsOpt,
     PercentOpt,
     PrecisionOpt,
+    QuietOpt,
     RatiosOpt,
     RoundOpt,
     SeedOpt,
@@ -155,6 +156,7 @@ def slim(
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""

@@ -15,6 +15,7 @@ from yoloprune.cli.options import (
     ImgszOpt,
     JsonOpt,
     ModelArg,
+    QuietOpt,
     SplitOpt,
     TrustOpt,
     WeightsOpt,
@@ -40,6 +41,7 @@ def val(
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Measure average precision, or what else tells how good a model of its task is."""
