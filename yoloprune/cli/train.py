@@ -142,6 +142,10 @@ PresetOpt = Annotated[
 OnlyOpt = Annotated[
     str | None, typer.Option("--only", help="norms: train BatchNorm scales and biases alone.")
 ]
+KeepZerosOpt = Annotated[
+    bool,
+    typer.Option("--keep-zeros", help="Hold weights and scales that are zero (masks) at zero."),
+]
 ScratchOpt = Annotated[bool, typer.Option("--scratch", help="Start from random weights.")]
 ResumeOpt = Annotated[
     bool,
@@ -166,6 +170,7 @@ def train(
     batch: BatchOpt = 16,
     preset: PresetOpt = None,
     only: OnlyOpt = None,
+    keep_zeros: KeepZerosOpt = False,
     sparsity: SparsityOpt = None,
     percent: ShareOpt = None,
     macs: MacsOpt = None,
@@ -218,8 +223,8 @@ def train(
     how = {"mode": distil_mode, "weight": distil_weight, "fade": distil_fade}
     asked: dict[str, Any] = {
         "data": data, "pictures": pictures, "epochs": epochs, "steps": steps, "batch": batch,
-        "device": device, "seed": seed, "only": only, "resume": resume, "overwrite": overwrite,
-        "verbose": verbose,
+        "device": device, "seed": seed, "only": only, "keep_zeros": keep_zeros, "resume": resume,
+        "overwrite": overwrite, "verbose": verbose,
         "sparsity": sparsity_of(method, budget, strength, decay, importance, until),
         "distil": teacher_of(teacher, how, trust, alone=pictures is not None),
         "extra": parse_settings(settings or []),
@@ -340,6 +345,8 @@ def _carry_out(
         pictures = len(load_dataset(options.data, split="train").images)  # which reads all labels
         if is_first():
             note(f"training on {pictures} pictures, into {out}")
+    if is_first() and not options.keep_zeros:
+        _tell_of_zeros(loaded)
     result = run_training(loaded, out, options)
     if not result.files:  # another process of a distributed run has them
         return
@@ -354,6 +361,22 @@ def _carry_out(
         record["files"]["sparsity"] = str(write_sparsity_picture(out))
     _show(record)
     write_json(json_file, record)
+
+
+def _tell_of_zeros(model: nn.Module) -> None:
+    """Masks that are going to be trained away are mostly an oversight."""
+    from yoloprune.mask.sparsity import sparsity
+
+    share = sparsity(model).share("conv")
+    if share >= _MASKED:
+        note(
+            f"{share:.0%} of the weights are exactly zero, as masks leave them, and will be "
+            "trained like all others; --keep-zeros keeps them zero"
+        )
+
+
+_MASKED = 0.01
+"""Share of zeros from which on a network is taken for a masked one."""
 
 
 def _show(record: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run has beyond Ultralytics': sparsity, a teacher, a preset, snapshots, logs.
+"""What a run has beyond Ultralytics': sparsity, kept zeros, a teacher, a preset, snapshots, logs.
 
 All of it hangs on one callback, so that it travels wherever Ultralytics takes its callbacks:
 into this process, or into the workers that it starts on several devices.
@@ -21,6 +21,7 @@ from yoloprune.train.sparsity import sparsity_of
 from yoloprune.train.statistics import Recalibration
 from yoloprune.train.unlabelled import learn
 from yoloprune.train.voice import EpochLines, hear_worker
+from yoloprune.train.zeros import KeptZeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Equip:
                 sparsity_log = SparsityLog(trainer)
                 trainer.add_callback("on_train_epoch_end", sparsity_log)
                 sparse = sparsity_log.rows
+                trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
+        if self.options.keep_zeros:
+            trainer.zeros = KeptZeros(student_of(trainer.model))
+            if trainer.resumed_zeros is not None:
+                trainer.zeros.load_state_dict(trainer.resumed_zeros)
         if self.options.preset == "keep":
             trainer.add_callback("on_train_batch_start", Schedule.of(self.options))
         if self.options.distil is not None:

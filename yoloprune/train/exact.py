@@ -81,6 +81,7 @@ def write_state(trainer: Any) -> None:
         "last_step": trainer.last_step,
         "pending": pending,
         "sparsity": None if trainer.sparsity is None else trainer.sparsity.state_dict(),
+        "zeros": None if trainer.zeros is None else trainer.zeros.state_dict(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)

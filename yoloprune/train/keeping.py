@@ -27,6 +27,7 @@ from yoloprune.train import exact
 from yoloprune.train.classes import fit_classes
 from yoloprune.train.sparsity import Sparsity
 from yoloprune.train.voice import EpochLines
+from yoloprune.train.zeros import KeptZeros
 
 
 class StructureKeeping:
@@ -43,8 +44,10 @@ class StructureKeeping:
         taught: parts of the training loss that a teacher gives; validation does not have them.
         wish: what was asked for beyond Ultralytics' settings, which a resume must not change.
         snapshots: epochs, from 1, after which the averaged model is kept.
+        zeros: held after each optimizer step, and kept from its gradients.
         shown: called with the trainer, the inputs of each batch, and its number in the epoch.
-        resumed_sparsity: what the sparsity of a resumed run starts from.
+        resumed_sparsity: what the sparsity of a resumed run starts from …
+        resumed_zeros: … and which zeros it keeps.
         holds_norms: whether BatchNorms keep their statistics.
         last_step: number of the batch that the last optimizer step followed, from 0.
         final_metrics: of the best epoch's network, as Ultralytics measures them at last.
@@ -52,11 +55,13 @@ class StructureKeeping:
     """
 
     sparsity: Sparsity | None = None
+    zeros: KeptZeros | None = None
     snapshots: tuple[int, ...] = ()
     taught: tuple[str, ...] = ()
     wish: str | None = None
     shown: Callable[[Any, Tensor, int], None] | None = None
     resumed_sparsity: dict[str, Any] | None = None
+    resumed_zeros: dict[str, Any] | None = None
     holds_norms = False
     last_step = -1
     lines: EpochLines | None = None
@@ -196,19 +201,27 @@ class StructureKeeping:
         self._accumulate = batches
 
     def optimizer_step(self) -> None:
-        """Step, then make sparse, then let the EMA follow."""
+        """Step, then make sparse and hold zeros, then let the EMA follow."""
         self.last_step, self._ahead = self._batches - 1, 0
-        if self.sparsity is None:
+        if self.sparsity is None and self.zeros is None:
             super().optimizer_step()  # type: ignore[misc]
             return
+        model = student_of(self.model)  # type: ignore[attr-defined]
+        if self.zeros is not None:
+            self.zeros.stop_gradients(model)
         ema, self.ema = self.ema, None  # type: ignore[has-type]
         super().optimizer_step()  # type: ignore[misc]
         self.ema = ema
-        model = student_of(self.model)  # type: ignore[attr-defined]
-        self.sparsity.step(model, self.optimizer, self.progress)  # type: ignore[attr-defined]
+        if self.sparsity is not None:
+            self.sparsity.step(model, self.optimizer, self.progress)  # type: ignore[attr-defined]
+        if self.zeros is not None:
+            self.zeros.hold(model)
         if ema:
             ema.update(self.model)  # type: ignore[attr-defined]
-            self.sparsity.follow(model, student_of(ema.ema))
+            if self.sparsity is not None:
+                self.sparsity.follow(model, student_of(ema.ema))
+            if self.zeros is not None:
+                self.zeros.hold(student_of(ema.ema))
 
     def validate(self) -> Any:
         """As stock, but before the sparsity stands there is no best epoch, and no stopping.
@@ -266,6 +279,7 @@ class StructureKeeping:
         super().resume_training({**ckpt, "epoch": self._state["epoch"]})  # type: ignore[misc]
         exact.apply_state(trainer, self._state)
         self.resumed_sparsity = self._state["sparsity"]
+        self.resumed_zeros = self._state.get("zeros")
 
     def final_eval(self) -> None:
         """As stock, but a kill while checkpoints are stripped leaves them whole."""

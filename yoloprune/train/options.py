@@ -132,6 +132,7 @@ class TrainOptions:
         preset: ``keep``: a schedule that keeps a good start, for networks that were cut and
             repaired, see :mod:`yoloprune.train.preset`; ``stock``: Ultralytics' own.
         only: ``norms`` trains BatchNorm scales and biases alone; needs ``keep``.
+        keep_zeros: hold weights and scales that are exactly zero at zero, as masks do.
         sparsity: how to make the scales sparse; None does not.
         distil: whom to learn from beside the labels, or without; None from nobody.
         resume: go on from what an interrupted run left in the same folder.
@@ -153,6 +154,7 @@ class TrainOptions:
     seed: int = 0
     preset: Preset = "stock"
     only: Only | None = None
+    keep_zeros: bool = False
     sparsity: SparsityOptions | None = None
     distil: DistillOptions | None = None
     resume: bool = False
@@ -177,11 +179,14 @@ class TrainOptions:
             )
         _check_source(self)
 
-    def tuning(self) -> dict[str, str]:
-        """The preset and what belongs to it, where it is not Ultralytics' own schedule."""
-        if self.preset == "stock":
-            return {}
-        return {"preset": self.preset, **({"only": self.only} if self.only else {})}
+    def tuning(self) -> dict[str, Any]:
+        """The preset and what belongs to it, and kept zeros; nothing of a stock training."""
+        found: dict[str, Any] = {"keep_zeros": True} if self.keep_zeros else {}
+        if self.preset != "stock":
+            found["preset"] = self.preset
+        if self.only is not None:
+            found["only"] = self.only
+        return found
 
     def wish(self) -> str:
         """What a run is begun with and goes on with, as JSON: sparsity, teaching, preset."""

@@ -30,6 +30,7 @@ from yoloprune.train.folder import (
     tidy,
 )
 from yoloprune.train.options import DistillOptions, TrainOptions
+from yoloprune.train.zeros import KeptZeros
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,13 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     Raises:
         DataError: the data set cannot be read.
         MeasureError: a parameter is not finite.
-        TrainError: training failed, the folder holds another run's results, or a run that was
-            begun otherwise.
+        TrainError: training failed, there are no zeros to keep, or the folder holds another run's
+            results, or a run that was begun otherwise.
         YoloPruneError: another process is at work in the folder, or the disk is full.
     """
     check_finite(model)
+    if options.keep_zeros:
+        KeptZeros(model)  # or there is nothing to keep
     alone = "RANK" not in os.environ
     with held(out, alone=alone):
         if alone:
