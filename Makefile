@@ -7,6 +7,10 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
+# TORCH=cpu takes torch without CUDA's libraries (4 GB less), index what pip's index has; auto, on Linux without
+# a GPU, the first where it can be had.
+TORCH ?= $(if $(filter Linux,$(shell uname)),$(if $(shell nvidia-smi -L 2>/dev/null),index,auto),index)
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -19,8 +23,13 @@ help:
 
 setup: $(STAMP)
 
+TORCH_cpu = $(BIN)/python -m pip install --index-url $(CPU_INDEX) 'torch>=2.6' 'torchvision>=0.21'
+TORCH_auto = $(TORCH_cpu) --retries 0 --timeout 10 || echo "taking torch from pip's own index"
+TORCH_index =
+
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(TORCH_$(TORCH))
 	$(BIN)/python -m pip install -e '.[dev,docs,runtimes]'
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Pages that are made while the others are built: references, changes, and measured results.
 
-MkDocs calls the two functions at the end by their names.
+MkDocs calls the functions at the end, ``on_…``, by their names.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _kind(option: Any) -> str:
 
 
 def _default(option: Any) -> str:
-    if not option.show_default or option.is_flag or option.default in (None, (), []):
+    if not option.show_default or option.is_flag or option.default in (None, "", (), []):
         return ""
     return f" (`{option.default}`)"
 
@@ -130,6 +130,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted((ROOT / "benchmarks/results").iterdir()):
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave Sphinx' roles out of docstrings that became a page."""
+    return re.sub(r":(?:mod|class|func|meth|data|attr):(<code>)~?", r"\1", html)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

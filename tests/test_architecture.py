@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "yoloprune"
 STAGES = (
-    ("errors",),
+    ("errors", "version"),
     ("files", "limits", "plain", "texts"),
     ("fetch",),
     ("channels", "darknet"),

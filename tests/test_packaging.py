@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
+
+import yoloprune
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,8 +77,9 @@ def test_the_wheel_holds_every_cfg_and_weights_file(repo: Path, wheel: zipfile.Z
 def test_the_wheel_says_who_it_is(wheel: zipfile.ZipFile, project: dict[str, str]) -> None:
     (metadata,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
     said = Parser().parsestr(wheel.read(metadata).decode())
-    assert (said["Name"], said["Version"]) == (project["name"], project["version"])
+    assert (said["Name"], said["Version"]) == (project["name"], yoloprune.__version__)
     assert said["Requires-Python"] == ">=3.10"
+    assert said["License-Expression"] == "AGPL-3.0-or-later"
     assert any(n.endswith("licenses/LICENSE") for n in wheel.namelist())
 
 
@@ -89,3 +97,84 @@ def test_an_installed_wheel_finds_its_cfgs(wheel: zipfile.ZipFile, tmp_path: Pat
         check=True,
     ).stdout.strip()
     assert Path(found) == installed / "yoloprune" / "cfg" / "yolov4-tiny.cfg"
+
+
+def test_every_place_that_says_the_version_says_the_same(repo: Path) -> None:
+    cited = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert cited["version"] == yoloprune.__version__
+    said = f"## {yoloprune.__version__} ({cited['date-released']})\n"
+    assert said in (repo / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+def test_wheel_and_source_archive_pass_the_check_of_the_index(repo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    pytest.importorskip("twine")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=repo, check=True, capture_output=True)
+    wheel, archive = sorted(tmp_path.iterdir(), key=lambda path: path.suffix != ".whl")
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(archive)]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    wanted = ("docs/start.md", "mkdocs.yml", "SECURITY.md", "tests/test_packaging.py", "Makefile")
+    assert set(wanted) <= names
+    assert not [n for n in names if n.startswith((".venv", "site/", "benchmarks/runs"))]
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_runs_the_installed_command(repo: Path, tmp_path: Path) -> None:
+    """What yoloprune needs is lent from this environment: it is gigabytes."""
+    pytest.importorskip("hatchling")
+    place = tmp_path / "fresh"
+    venv.create(place, with_pip=True)
+    lent = Path(sysconfig.get_path("purelib"))
+    (site,) = place.glob("lib/python*/site-packages")
+    (site / "lent.pth").write_text(f"{lent}\n")
+    python = place / "bin/python"
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", repo]
+    subprocess.run(install, check=True, capture_output=True, cwd=tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for words, said in (
+        (["--version"], f"yoloprune {yoloprune.__version__}"),
+        (["info", "yoloprune-demo.cfg"], str(site / "yoloprune/cfg/yoloprune-demo.cfg")[-40:]),
+    ):
+        done = subprocess.run(
+            [place / "bin/yoloprune", *words],
+            cwd=tmp_path,
+            env={**environment, "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("asked", "gpu"), [("cpu", True), ("index", False), ("", True), ("", False)]
+)
+def test_set_up_takes_torch_without_cuda_where_no_gpu_is(
+    repo: Path, tmp_path: Path, asked: str, gpu: bool
+) -> None:
+    if sys.platform != "linux" and not asked:
+        pytest.skip("elsewhere the index has no other torch")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n" + ("echo 'GPU 0: any'\n" if gpu else "exit 9\n"))
+    tool.chmod(0o755)
+    told = [f"TORCH={asked}"] if asked else []
+    done = subprocess.run(
+        ["make", "-n", "-B", "setup", *told],
+        cwd=repo,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if "--index-url" in line]
+    assert len(lines) == (asked == "cpu" or not (asked or gpu))
+    for line in lines:
+        assert "whl/cpu" in line
+        assert ("||" in line) == (not asked)  # without being asked it may fail
+    assert "install -e" in done.stdout

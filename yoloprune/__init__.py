@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from yoloprune.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from yoloprune.channels.trace import trace
     from yoloprune.errors import YoloPruneError

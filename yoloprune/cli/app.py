@@ -19,6 +19,7 @@ from yoloprune.cli.panels import COMMANDS, Command, command_group
 from yoloprune.cli.spelling import spelled
 from yoloprune.errors import YoloPruneError
 from yoloprune.plain import plain
+from yoloprune.version import __version__
 
 
 class Commands(TyperGroup):
@@ -64,9 +65,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"yoloprune {version('yoloprune')}")
+        print(f"yoloprune {__version__}")
         raise typer.Exit
 
 

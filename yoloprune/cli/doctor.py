@@ -10,6 +10,7 @@ from typing import Any
 from yoloprune.cli.app import command
 from yoloprune.cli.options import DebugOpt, JsonOpt, write_json
 from yoloprune.cli.tables import Column, show_line, show_table
+from yoloprune.version import __version__
 
 NEEDED = (
     "torch", "torchvision", "ultralytics", "opencv-python", "numpy", "scipy", "pycocotools",
@@ -26,10 +27,8 @@ RUNTIMES = {
 @command
 def doctor(json_file: JsonOpt = None, debug: DebugOpt = False) -> None:
     """Print versions, devices and runtimes that are found here, for bug reports."""
-    from importlib import metadata
-
     record = {
-        "yoloprune": metadata.version("yoloprune"),
+        "yoloprune": __version__,
         "folder": str(Path(__file__).parents[1]),
         "python": f"{platform.python_version()} ({sys.executable})",
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
