@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from yoloprune.cli.app import command
-from yoloprune.cli.folders import results_folder
+from yoloprune.cli.folders import refuse_results, results_folder
 from yoloprune.cli.options import (
     CfgOpt,
     DataOpt,
@@ -20,6 +20,7 @@ from yoloprune.cli.options import (
     ModelArg,
     OverwriteOpt,
     SeedOpt,
+    SettingsOpt,
     SplitOpt,
     TrustOpt,
     WeightsOpt,
@@ -31,6 +32,9 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+
+if TYPE_CHECKING:
+    from yoloprune.mask.spec import MaskSpec
 
 MethodOpt = Annotated[
     str,
@@ -85,6 +89,29 @@ OutOpt = Annotated[
     typer.Option("-o", "--out", help="Folder for the results; runs/mask, mask2 … if not."),
 ]
 PassOpt = Annotated[int, typer.Option(help="Pictures a pass in latency.", min=1)]
+RoundsOpt = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Mask, fine-tune with the zeros kept, mask more of what is left: so often at most. "
+        "Needs --data, --epochs and -o; after a kill the same command goes on.",
+    ),
+]
+EpochsOpt = Annotated[
+    int | None, typer.Option(metavar="E", min=1, help="Of fine-tuning in each round.")
+]
+DropOpt = Annotated[
+    float | None,
+    typer.Option(
+        metavar="AP",
+        help="With --rounds: end when so much AP is lost (0.01 is a point); the round before is "
+        "the result.",
+    ),
+]
+StepOpt = Annotated[
+    int, typer.Option("--train-batch", help="Pictures a step in fine-tuning.", min=1)
+]
 
 
 @command
@@ -103,6 +130,11 @@ def mask(
     custom: CustomOpt = None,
     further: FurtherOpt = False,
     seed: SeedOpt = 0,
+    rounds: RoundsOpt = None,
+    epochs: EpochsOpt = None,
+    max_drop: DropOpt = None,
+    train_batch: StepOpt = 16,
+    settings: SettingsOpt = None,
     data: DataOpt = None,
     split: SplitOpt = "val",
     imgsz: ImgszOpt = None,
@@ -115,6 +147,7 @@ def mask(
     debug: DebugOpt = False,
 ) -> None:
     """Mask weights with zeros: the baseline that gets nothing smaller or faster."""
+    from yoloprune.errors import MaskError
     from yoloprune.mask.spec import parse_amount, parse_pattern, spec_of
 
     spec = spec_of(
@@ -133,6 +166,14 @@ def mask(
         }
     )
     check_device(device)
+    if rounds is not None:
+        how = {"rounds": rounds, "epochs": epochs, "max_drop": max_drop, "batch": train_batch,
+               "imgsz": imgsz, "device": device}  # fmt: skip
+        _go_round((model, cfg, weights), spec, how, data, settings, out,
+                  overwrite=overwrite, trust=trust, json_file=json_file)  # fmt: skip
+        return
+    if (epochs, max_drop, settings) != (None, None, None):
+        raise MaskError("--epochs, --max-drop, --set: are of fine-tuning. Give --rounds, too.")
     name = f"{named(model, cfg).stem}-masked"
     with results_folder(out, "mask", lambda at: _results(at, name), overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
@@ -150,6 +191,68 @@ def mask(
     _show(record)
     write_json(json_file, record)
     say(f"results in {folder}")
+
+
+def _go_round(
+    named_by: tuple[str | None, str | None, str | None],
+    spec: MaskSpec,
+    how: dict[str, Any],
+    data: str | None,
+    settings: list[str] | None,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    trust: bool,
+    json_file: Path | None,
+) -> None:
+    """Rounds of masks, and what came of them."""
+    from yoloprune.errors import MaskError
+    from yoloprune.files import check_writable
+    from yoloprune.rounds.masks import MaskRounds, run_mask_rounds
+    from yoloprune.train.options import parse_settings
+
+    for flag, given in (("--data", data), ("--epochs", how["epochs"]), ("-o", out)):
+        if given is None:
+            raise MaskError(f"{flag}: is missing, which --rounds needs.")
+    assert data is not None and out is not None
+    options = MaskRounds(spec=spec, data=data, out=out, settings=parse_settings(settings or []),
+                         **how)  # fmt: skip
+    check_writable(out)
+    loaded, source = load_model(*named_by, trust=trust)
+    if not overwrite and not (out / "state.json").exists():
+        refuse_results(out, _results(out, f"{source.model.stem}-masked"))
+    record = run_mask_rounds(loaded, source, options, overwrite=overwrite)
+    _show_rounds(record)
+    write_json(json_file, record)
+    say(f"results in {out}")
+
+
+def _show_rounds(record: Mapping[str, Any]) -> None:
+    """A row a round, why it ended, and where the result is."""
+    key = record["figure"]
+    rows = [
+        (
+            row["name"] + (" ←" if row["name"] == record["accepted"] else ""),
+            f"{row['sparsity']['overall']:.1%}",
+            f"{row['untrained'][key]:.4f}" if "untrained" in row else "",
+            f"{row[key]:.4f}",
+            quantity(row["params"]),
+            quantity(row["macs"]),
+        )
+        for row in record["rounds_done"]
+    ]
+    said = "AP50:95" if key == "AP" else key.replace("_", " ")
+    columns = (
+        Column("", justify="left"), Column("zeros"), Column(f"{said}, just masked"),
+        Column(f"{said}, fine-tuned"), Column("parameters", optional=1), Column("MACs", optional=1),
+    )  # fmt: skip
+    show_table(f"{record['model']} masked round by round by {record['mask']['method']}, at "
+               f"{size_of(record['imgsz'])}", columns, rows)  # fmt: skip
+    show_line(f"stopped: {record['stopped']}; the result is {record['accepted']}")
+    if record["faster"] is not None:
+        show_line(f"latency: {record['faster']}")
+    for path in (*record["files"]["model"], record["files"]["masks"], record["files"]["picture"]):
+        show_line(f"wrote {path}")
 
 
 def _norm(text: str) -> float:

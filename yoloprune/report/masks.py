@@ -1,11 +1,11 @@
-"""One picture of a mask: how weights and scales are spread, before and after."""
+"""Pictures of masks: how weights and scales are spread, and what rounds of masks cost."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from yoloprune.mask.targets import WEIGHT, layers_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import nn
 
 _INK, _LINE, _BEFORE, _AFTER = "#4a5663", "#d9dee4", "#b9c3cd", "#0072b2"
@@ -57,9 +58,54 @@ def masks_picture(
         _panel(axes, before, after)
         axes.set_title(title, loc="left", fontsize=10.5, color=_INK, weight="bold")
     panels[0].legend(frameon=False, labelcolor=_INK, loc="upper right", fontsize=9)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return file.getvalue()
+    return _png(figure)
+
+
+def write_rounds_of_masks(
+    path: Path, rows: Sequence[Mapping[str, Any]], key: str, accepted: str
+) -> Path:
+    """Draw what each round of masks cost, before and after it was fine-tuned.
+
+    Args:
+        path: of the picture.
+        rows: the dense network first; with ``name``, ``sparsity`` and ``key``, and what it was
+            before fine-tuning as ``untrained``.
+        key: what a network is judged by, such as ``AP``.
+        accepted: name of the row that is the result; it is drawn filled.
+
+    Returns:
+        The picture's path.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    x = [100 * row["sparsity"]["overall"] for row in rows]
+    y = [row[key] for row in rows]
+    axes.plot(x, y, color=_AFTER, linewidth=1.6, zorder=2, label="fine-tuned, zeros kept")
+    cut = [
+        (at, row["untrained"][key]) for at, row in zip(x, rows, strict=True) if "untrained" in row
+    ]
+    if cut:
+        axes.plot(*zip(*cut, strict=True), "v", color=_BEFORE, markersize=7, label="just masked")
+    for row, at, value in zip(rows, x, y, strict=True):
+        chosen = row["name"] == accepted
+        axes.plot(
+            at, value, marker="o", markersize=9 if chosen else 7, markeredgecolor=_AFTER,
+            markerfacecolor=_AFTER if chosen else "white", markeredgewidth=1.6, zorder=3,
+        )  # fmt: skip
+        axes.annotate(
+            row["name"], (at, value), xytext=(0, 9), textcoords="offset points", ha="center",
+            fontsize=9, color=_INK, weight="bold" if chosen else "normal",
+        )  # fmt: skip
+    axes.set_ylim(0, 1.15 * max(y) or 1.0)
+    axes.margins(x=0.07)
+    axes.set_xlabel("zeros in all parameters, %", color=_INK, fontsize=9.5)
+    axes.set_ylabel(key.replace("_", " "), color=_INK, fontsize=9.5)
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower left")
+    _styled(axes)
+    write_bytes(path, _png(figure))
+    return path
 
 
 def _panel(axes: Axes, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
@@ -79,12 +125,22 @@ def _panel(axes: Axes, before: NDArray[np.float32], after: NDArray[np.float32]) 
     axes.set_ylim(0.8, axes.get_ylim()[1] * 3)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylabel("values (log scale)", color=_INK, fontsize=9.5)
+    _styled(axes)
+
+
+def _styled(axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_LINE)
     axes.tick_params(colors=_INK, labelsize=9, length=0, pad=5)
     axes.grid(axis="y", color=_LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.minorticks_off()
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _values(model: nn.Module, kind: Kind) -> NDArray[np.float32]:
