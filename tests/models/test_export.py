@@ -110,7 +110,7 @@ def test_a_repaired_model_in_onnx_runtime(
 
 
 def test_half_precision(slim: nn.Module, tmp_path: Path) -> None:
-    result = export_model(slim, "half", ExportOptions(out=tmp_path, imgsz=64, half=True))
+    result = export_model(slim, "half", ExportOptions(out=tmp_path, imgsz=64, precision="fp16"))
     assert result.check is not None and result.check.tolerance == export.HALF_TOLERANCE
     assert 1e-6 < result.check.max_rel_diff <= export.HALF_TOLERANCE
     types = {tensor.data_type for tensor in onnx.load(result.file).graph.initializer}

@@ -147,9 +147,10 @@ def _onnx_file(model: nn.Module, options: RuntimeOptions, folder: Path) -> Path:
     """The network as a user exports it, less what the runtimes simplify themselves."""
     from yoloprune.models.export import ExportOptions, export_file
 
+    half = options.precision == "fp16" and options.runtime == "onnxruntime"
     how = ExportOptions(
         out=folder, imgsz=options.imgsz, batch=options.batch, extra={"simplify": False},
-        half=options.precision == "fp16" and options.runtime == "onnxruntime",
+        precision="fp16" if half else "fp32",
     )  # fmt: skip
     with quiet_ultralytics(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, on its own old exporter

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,10 @@ from yoloprune.models.difference import TOLERANCE, difference
 from yoloprune.models.door import input_size_of
 from yoloprune.models.faster import rewrite
 from yoloprune.models.formats import check_format, put, refuse
+from yoloprune.models.int8 import TOOLS, Int8Options, Int8Record, as_pictures, quantise
 
 HALF_TOLERANCE = 5e-2
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,9 @@ class ExportOptions:
         imgsz: input size in pixels; None is the model's own.
         batch: pictures a pass.
         dynamic: leave batch, height and width open (formats that can).
-        half: weights in half precision; input and output of an ONNX file stay float32.
+        precision: of weights, with ``int8`` of activations, too. Input and output of an ONNX file
+            stay float32.
+        calibration, keep_float, accuracy, max_drop, advance: of ``int8``, see ``Int8Options``.
         device: as Ultralytics reads it; the CPU when empty.
         extra: further Ultralytics settings, passed through.
         overwrite: replace an earlier export of that name.
@@ -50,10 +54,41 @@ class ExportOptions:
     imgsz: int | tuple[int, int] | None = None
     batch: int = 1
     dynamic: bool = False
-    half: bool = False
+    precision: Precision = "fp32"
+    calibration: Tensor | Iterable[Tensor] | None = None
+    keep_float: str = "auto"
+    accuracy: Callable[[Path], float] | None = None
+    max_drop: float | None = None
+    advance: Callable[[int, int], None] = field(default=lambda done, total: None)
     device: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself before any work.
+
+        Raises:
+            ExportError: it does.
+        """
+        if self.precision not in get_args(Precision):
+            raise ExportError(
+                f"--precision: got {self.precision!r}, expected {', '.join(get_args(Precision))}."
+            )
+        if self.max_drop is not None and (self.accuracy is None or self.max_drop < 0):
+            raise ExportError(
+                f"--max-drop: got {self.max_drop:g}, expected at least 0, and data to measure on."
+            )
+
+    @property
+    def quantised(self) -> Int8Options:
+        """What ``int8`` wants to know."""
+        return Int8Options(
+            calibration=self.calibration,
+            keep_float=self.keep_float,
+            accuracy=self.accuracy,
+            max_drop=self.max_drop,
+            advance=self.advance,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +117,22 @@ class ExportResult:
         file: the exported file or folder.
         format: of the file.
         imgsz: height and width of its input.
-        check: None for formats that are not run here.
+        precision: as asked for.
+        bytes: size of the file, or of all files in the folder.
+        check: None for formats that are not run here; in 8 bits that of the float32 file that it
+            was made from.
+        kept_float: of ``int8``, path of a layer or module → why it stayed in float.
+        int8: how it came to 8 bits; None in other precisions.
     """
 
     file: Path
     format: str
     imgsz: tuple[int, int]
+    precision: Precision
+    bytes: int
     check: RuntimeCheck | None
+    kept_float: Mapping[str, str] = field(default_factory=dict)
+    int8: Int8Record | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The machine-readable record."""
@@ -111,13 +155,16 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
 
     Raises:
         ExportError: the format is unknown or needs what is not installed, the export failed,
-            or the result differs; nothing is left behind.
+            the result differs, or there is nothing to calibrate on; nothing is left behind.
     """
-    suffix = check_format(options.format)
+    check_format(options.format)
+    check_int8(options)
+    if options.precision == "int8":
+        options = replace(options, calibration=as_pictures(options.calibration))
     check_writable(options.out)
     check_space(options.out, 12 * sum(p.numel() for p in model.parameters()))
     if not options.overwrite:
-        refuse(options.out / f"{name}{suffix}")
+        refuse(options.out / file_name(name, options.format, options.precision))
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=FOLDER, dir=options.out) as folder:
         exporter, made = _export(model, Path(folder) / f"{name}.pt", options)
@@ -126,13 +173,50 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
         if exporter.args.format == "onnx":
             _tell_more(made, model)
             check = _check(model, exporter, made, options)
+        kept: dict[str, str] = {}
+        record = None
+        if options.precision == "int8":
+            made, kept, record = quantise(
+                model, made, options.format, options.batch, options.quantised
+            )
         target = options.out / made.name
         if not options.overwrite:
             refuse(target)
+        size = _bytes(made)
         put(made, target)
     return ExportResult(
-        file=target, format=exporter.args.format, imgsz=(height, width), check=check
-    )
+        file=target, format=exporter.args.format, imgsz=(height, width),
+        precision=options.precision, bytes=size, check=check, kept_float=kept, int8=record,
+    )  # fmt: skip
+
+
+def file_name(name: str, file_format: str, precision: Precision) -> str:
+    """What an export is called.
+
+    Args:
+        name: of the model, without a suffix.
+        file_format: a format that there is.
+        precision: of the export.
+    """
+    mark = "_int8" if precision == "int8" else ""
+    return f"{name}{mark}{check_format(file_format)}"
+
+
+def check_int8(options: ExportOptions) -> None:
+    """Refuse a format that is not brought to 8 bits.
+
+    Raises:
+        ExportError: it is not.
+    """
+    if options.precision == "int8" and options.format not in TOOLS:
+        raise ExportError(
+            f"--precision int8: not for {options.format}, expected one of {', '.join(TOOLS)}."
+        )
+
+
+def _bytes(made: Path) -> int:
+    files = made.rglob("*") if made.is_dir() else [made]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def export_file(model: nn.Module, file: Path, options: ExportOptions) -> Path:
@@ -161,7 +245,7 @@ def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, 
         "data": None,
         "verbose": False,
         **({"dynamic": True} if options.dynamic else {}),
-        **({"quantize": 16} if options.half else {}),
+        **({"quantize": 16} if options.precision == "fp16" else {}),
         **options.extra,
     }
     copy: Any = deepcopy(model).eval()
