@@ -19,7 +19,8 @@ from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load, save
 
 REPO = Path(__file__).parents[2]
-SLIM = {f"net-slim{end}" for end in (".cfg", ".weights", ".names", "-plan.json", "-report.html")}
+ENDS = (".cfg", ".weights", ".names", "-plan.json", "-report.html", "-card.md")
+SLIM = {f"net-slim{end}" for end in ENDS}
 
 
 @pytest.fixture

@@ -279,3 +279,14 @@ def test_the_page_tells_what_leaves_the_fast_path(tmp_path: Path) -> None:
     sides["after"]["off"] = sides["before"]["off"] = []
     page = read(write_slim_page(tmp_path / "q.html", {**RESULT, "fast_path": sides}, *made()))
     assert "fast path, and why" not in page.text and 'class="off"' not in page.html
+
+
+def test_scales_and_weights_stand_before_and_after(tmp_path: Path) -> None:
+    spread = {"low": 0.0, "high": 1.0, "counts": {"before": [3, 9], "after": [0, 7]}}
+    page = read(
+        write_slim_page(tmp_path / "p.html", {**RESULT, "spreads": {"gamma": spread}}, *made())
+    )
+    assert "Scales of the BatchNorms, |γ| 12 before, 7 after." in page.text
+    told = re.findall(r"<title>((?:before|after): [^<]*)</title>", page.html)
+    assert sorted(set(told)) == ["after: 7, 0.5 to 1", "before: 3, 0 to 0.5", "before: 9, 0.5 to 1"]
+    assert "Weights of the convolutions" not in page.text

@@ -224,17 +224,17 @@ def slim(
 def _carried_out(
     model: nn.Module, source: Source, options: SlimOptions, command: str
 ) -> SlimResult:
-    """Slim, and write the page beside the model."""
+    """Slim, and write the page and the card beside the model."""
     from yoloprune.prune.slim import slim as run_slim
-    from yoloprune.report.slim import write_slim_page
+    from yoloprune.report.slim import write_slim_card, write_slim_page
 
     result = run_slim(model, source, options)
     result.summary["command"] = command
-    target = options.out / f"{Path(result.summary['files']['model'][0]).stem}-report.html"
-    write_slim_page(
-        target, result.summary, result.plan, result.graph, result.scores, result.changed
-    )
-    result.summary["files"]["report"] = str(target)
+    stem = Path(result.summary["files"]["model"][0]).stem
+    page, card = options.out / f"{stem}-report.html", options.out / f"{stem}-card.md"
+    write_slim_page(page, result.summary, result.plan, result.graph, result.scores, result.changed)
+    write_slim_card(card, result.summary)
+    result.summary["files"] |= {"report": str(page), "card": str(card)}
     return result
 
 
@@ -246,7 +246,7 @@ def _tell(result: SlimResult, json_file: Path | None, folder: Path) -> None:
 
 def _results(folder: Path, name: str) -> list[Path]:
     """What an earlier cut of a model of that name left."""
-    ends = (".cfg", ".weights", ".names", ".pt", "-plan.json", "-report.html")
+    ends = (".cfg", ".weights", ".names", ".pt", "-plan.json", "-report.html", "-card.md")
     return [path for end in ends if (path := folder / f"{name}{end}").exists()]
 
 
@@ -321,7 +321,7 @@ def _show(result: SlimResult) -> None:
     if record["latency"] is not None:
         show_line(_timed(record["latency"], "full" if record["blocks"] is None else "shorter"))
     files = record["files"]
-    for path in (*files["model"], files["plan"], files.get("report")):
+    for path in (*files["model"], files["plan"], files.get("report"), files.get("card")):
         if path:
             show_line(f"wrote {path}")
     verdict = record["verdict"]

@@ -16,6 +16,7 @@ from yoloprune.measure.environment import environment
 from yoloprune.measure.fastpath import compared, notes
 from yoloprune.measure.held_back import HELD_BACK, hold_back
 from yoloprune.measure.size import count
+from yoloprune.measure.spread import spreads
 from yoloprune.models.door import Source, save
 from yoloprune.prune.alive import are_alike
 from yoloprune.prune.budget import Budget
@@ -132,6 +133,7 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
         **story(made, compensate=options.compensate),
         "fast_path": stages.run("fast_path", compared, dense, made.model, options.target, size),
         "max_drop": None if dropped is None else dropped.to_dict(before, after),
+        "spreads": spreads({"before": dense, "after": made.model}),
         "changed": None if changed is None else changed.to_dict(),
         "verdict": verdict(made, before, after, files[0], asked.data),
         "files": {

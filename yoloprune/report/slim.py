@@ -1,4 +1,4 @@
-"""The page of one ``slim``."""
+"""The page and the model card of one ``slim``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.measure.changed import Changed
-from yoloprune.plain import plain
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
-from yoloprune.report.charts import Counts, Layer, histogram, layer_strip
+from yoloprune.report.card import Card, write_card
+from yoloprune.report.charts import Layer, layer_strip
 from yoloprune.report.conditions import conditions, flat
+from yoloprune.report.deciding import budget_part, max_drop_part, scores_chart, search_part
 from yoloprune.report.fastpath import fast_path, off_words
-from yoloprune.report.figures import share
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
-from yoloprune.report.scatter import Axes, Point, scatter
 from yoloprune.report.sides import METRICS, SIZES, Row, compare
+from yoloprune.report.spread import spread_part
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    pass
 
 _STATES = {"works": "good", "needs training": "same", "dead": "bad"}
 
@@ -63,21 +61,56 @@ def write_slim_page(
     parts = [
         Part(name="tiles", title="", data={"rows": [row for row in rows if row.key in _TILES]}),
         Part(name="sides", title="Before and after", data={"rows": rows}),
-        _max_drop(result.get("max_drop")),
+        max_drop_part(result.get("max_drop")),
         _layers(layers, result),
         changed
         and changed_part(
             changed.counts, changed.changes, changed.classes, changed.images, "the full network"
         ),
-        _budget(layers, result, plan),
-        _search(result.get("search")),
-        _histograms(result, plan, graph, scores),
+        budget_part(layers, result, plan),
+        search_part(result.get("search")),
+        spread_part(result.get("spreads"), scores_chart(result, plan, graph, scores)),
         _made(result, plan),
     ]
     return write_page(target, _head(rows, result, plan), [part for part in parts if part])
 
 
 _TILES = (*SIZES, "AP")
+
+
+def write_slim_card(target: Path, result: Mapping[str, Any]) -> Path:
+    """Write the model card of a slim network.
+
+    Args:
+        target: the file.
+        result: as :func:`write_slim_page` takes it.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        YoloPruneError: the folder cannot be written to.
+    """
+    rows, files = compare(result["before"], result["after"]), result["files"]["model"]
+    after = result["after"]
+    card = Card(
+        name=Path(files[0]).stem,
+        origin=str(result["model"]),
+        takeaway=takeaway(Path(str(result["model"])).name, rows),
+        files=files,
+        figures=[
+            ("", "before", "after", "change"),
+            *((row.name, row.before, row.after, row.change) for row in rows),
+        ],
+        method=_method(result),
+        command=result.get("command") or "",
+        date=result.get("date") or "",
+        metrics={key: after[key] for key in METRICS if after.get(key) is not None},
+        data=result.get("data"),
+        split=result.get("split"),
+        notes=[f"It {result['verdict']['words']}."] if result.get("verdict") else [],
+    )
+    return write_card(target, card)
 
 
 def _head(rows: list[Row], result: Mapping[str, Any], plan: PrunePlan) -> Head:
@@ -190,138 +223,6 @@ def _layers(layers: list[Layer], result: Mapping[str, Any]) -> Part | None:
         },
     }  # fmt: skip
     return Part(name="layers", title="Layer by layer", data=data, sortable=True)
-
-
-def _budget(layers: list[Layer], result: Mapping[str, Any], plan: PrunePlan) -> Part:
-    budget = plan.budget
-    rules = [
-        ("criterion", _criterion(result, plan)),
-        ("channels kept in each layer, at least", str(budget.min_channels)),
-        ("share of a layer that may go, at most", share(budget.max_layer_prune)),
-        ("kept counts are multiples of", str(budget.round_to)),
-        *([("whole blocks out", ", ".join(map(plain, plan.blocks)))] if plan.blocks else []),
-    ]
-    data = {
-        "reached": plan.reached,
-        "asked": budget.asked,
-        "percent": budget.percent,
-        "rules": rules,
-        "changed": sum(layer.after < layer.before for layer in layers),
-        "layers": len(layers),
-    }
-    return Part(name="budget", title="Asked and reached", data=data)
-
-
-def _histograms(
-    result: Mapping[str, Any], plan: PrunePlan, graph: ChannelGraph, scores: Scores
-) -> Part | None:
-    goes = np.zeros(graph.n_units, dtype=bool)
-    goes[plan.remove(graph)] = True
-    counted = graph.prunable & np.isfinite(scores.values)
-    # Where scores are ranks, or the plan was given, there is nothing to see.
-    if result.get("scope") in ("local", "isomorphic") or not counted.any():
-        return None
-    chart = _scores(scores.values[counted & ~goes], scores.values[goes], plan)
-    return Part(name="histograms", title="Scores", data={"charts": [chart]})
-
-
-def _scores(kept: Any, removed: Any, plan: PrunePlan) -> dict[str, Any]:
-    """Scores of the units, the removed apart from the kept."""
-    threshold = plan.reached.threshold
-    values = np.concatenate([kept, removed])
-    # A few far outliers would press everything else into one bar; the last bar holds them.
-    top = float(np.quantile(values, 0.995)) if values.size else 1.0
-    edges = np.linspace(0, max(top, threshold, 1e-12) * 1.02, 61)
-    kept, removed = (
-        np.histogram(np.minimum(part, edges[-1]), edges)[0].tolist() for part in (kept, removed)
-    )
-    name = "|γ| of each unit" if plan.criterion == "gamma" else f"{plan.criterion} of each unit"
-    series = [
-        Counts(values=kept, kind="after", name="kept"),
-        Counts(values=removed, kind="gone faint", name="removed"),
-    ]
-    return {
-        "title": f"What decided: {name}",
-        "words": (
-            f"The highest score removed is {threshold:.4g}; kept units to the left of it are held "
-            "by a floor, a multiple or a balance. The last bar holds all beyond it."
-        ),
-        "key": [("kept", "after"), ("removed", "gone")],
-        "mark": "highest removed",
-        "svg": histogram(edges.tolist(), series, name, threshold),
-    }
-
-
-def _search(record: Mapping[str, Any] | None) -> Part | None:
-    """What the page says of a search."""
-    if record is None:
-        return None
-    stages = []
-    for stage in record["stages"]:
-        first, last = stage["layers"][0], stage["layers"][-1]
-        name = first if first == last else f"{first} … {last}"
-        stages.append((name, stage["channels"], stage["even"], stage["found"]))
-    data = {
-        **{key: record[key] for key in ("kept", "trials", "gains", "parts")},
-        "seconds": f"{record['seconds']:.0f}",
-        "nearer": share(1 - record["found_unseen"] / max(record["even_unseen"], 1e-12)),
-        "stages": stages,
-    }
-    return Part(name="search", title="Shares of stages", data=data)
-
-
-def _max_drop(record: Mapping[str, Any] | None) -> Part | None:
-    """What the page says of a search within a bound on AP."""
-    if record is None:
-        return None
-    trials = record["trials"]
-    data = {
-        "svg": _trials(record),
-        "split": record["split"],
-        "figure": record["figure"],
-        "again": f"{record['again']:.4f}",
-        "trials": [(t["macs"], f"{t['value']:.4f}", f"{t['drop']:.4f}", t["held"]) for t in trials],
-    }
-    title = f"The smallest within a drop of {record['bound']:g}"
-    return Part(name="max_drop", title=title, data=data)
-
-
-def _trials(record: Mapping[str, Any]) -> Markup:
-    """Accuracy of the cuts that were tried over their share of the multiply-adds."""
-    figure = record["figure"]
-    points = [Point(x=100.0, y=record["full"], kind="before", label="full", weight=2)]
-    for index, trial in enumerate(record["trials"]):
-        text = f"{share(trial['macs'], 1)}, {figure} {trial['value']:.4f}"
-        chosen = index == record["chosen"]
-        points.append(
-            Point(
-                x=100 * trial["macs"], y=trial["value"],
-                kind="after" if trial["held"] else "gone", ringed=chosen,
-                label=f"{share(trial['macs'])}" if chosen else "", title=text, weight=int(chosen),
-            )
-        )  # fmt: skip
-    axes = Axes(
-        x="multiply-adds, % of the full network's", y=figure,
-        floor=record["full"] - record["bound"], zero=True,
-    )  # fmt: skip
-    return scatter(points, axes, f"{figure} of the cuts that were tried over their multiply-adds")
-
-
-def _criterion(result: Mapping[str, Any], plan: PrunePlan) -> str:
-    """By what channels were chosen, and why."""
-    if "why" not in result:
-        return plan.criterion
-    if result["scope"] is None:  # the plan was given
-        return f"{plan.criterion}, {result['why']}"
-    where = {
-        "global": "over the whole network",
-        "local": "the same share of every group",
-        "isomorphic": "the same share of every class of groups of one structure",
-    }
-    shares = where[result["scope"]]
-    if (result.get("search") or {}).get("kept"):
-        shares = "shares of stages that were searched for"
-    return f"{plan.criterion}, {shares}: {result['why']}"
 
 
 def _made(result: Mapping[str, Any], plan: PrunePlan) -> Part:
