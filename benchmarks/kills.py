@@ -37,8 +37,8 @@ OPERATIONS = {
 }  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 COMMANDS = ("slim", "train", "run", "export")
-TIMED = (".html", ".png", ".jpg", ".csv")
-"""Pages and tables with times in them, and pictures of these."""
+TIMED = (".html", ".md", ".png", ".jpg", ".csv")
+"""Pages, cards and tables with times in them, and pictures of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,8 @@ def results(folder: Path, theirs: set[str]) -> dict[str, str]:
 
 def _timeless(value: object) -> object:
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if "latency" not in k}
+        told = {k: v for k, v in value.items() if "latency" not in k}
+        return {k: _timeless(v) for k, v in told.items() if k not in ("date", "command")}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 

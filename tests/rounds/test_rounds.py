@@ -120,6 +120,13 @@ def test_rounds_come_to_growing_shares_of_the_dense_network(
     assert [p.shape for p in model.parameters()] == [p.shape for p in result.model.parameters()]
     for picture in ("rounds.png", "round1/sparse/sparsity.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    page, card = ((out / name).read_text("utf-8") for name in ("report.html", "result-card.md"))
+    for row in rows:
+        assert f'data-v="{row["macs"]}"' in page and f'data-v="{row["AP"]}"' in page
+    assert "`result.cfg`, `result.weights`" in card
+    widths = {one["path"]: (one["before"], one["after"]) for one in result.record["layers"]}
+    assert sum(before for before, _ in widths.values()) == 72 + 14
+    assert sum(after for _, after in widths.values()) == 72 - 44 + 14
     plan = json.loads((out / "round2/slim/sparse-slim-plan.json").read_text())
     assert plan["reached"]["threshold"] == 0  # auto's zeros only
     assert json.loads((out / "run.json").read_text()) == result.record

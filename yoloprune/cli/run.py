@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from yoloprune.cli.app import command
+from yoloprune.cli.app import command, typed
 from yoloprune.cli.folders import RUNS, new_folder, there
 from yoloprune.cli.options import (
     DebugOpt,
@@ -26,6 +26,7 @@ from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_o
 
 @command
 def run(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for everything; runs/NAME if not.")
@@ -56,7 +57,9 @@ def run(
         else:
             from yoloprune.rounds.run import run_recipe
 
-            record = run_recipe(checked, folder, overwrite=overwrite, verbose=verbose).record
+            record = run_recipe(
+                checked, folder, overwrite=overwrite, verbose=verbose, command=typed(context)
+            ).record
     _show(record)
     write_json(json_file, record)
     say(f"results in {folder}")
@@ -92,5 +95,7 @@ def _show(record: Mapping[str, Any]) -> None:
     title = f"{record['data']} ({record['images']} pictures) at {size_of(record['imgsz'])}"
     show_table(title, _COLUMNS, rows)
     show_line(f"stopped: {record['stopped']}; the result is {record['accepted']}")
-    for path in (*record["files"]["model"], record["files"]["picture"]):
-        show_line(f"wrote {path}")
+    files = record["files"]
+    for path in (*files["model"], files["picture"], files.get("report"), files.get("card")):
+        if path:  # an earlier version wrote fewer
+            show_line(f"wrote {path}")

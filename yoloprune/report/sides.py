@@ -29,6 +29,9 @@ METRICS = {
     "top1": "top-1",
 }
 
+TILES = (*SIZES, "AP")
+"""What a page shows first, and largest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -74,6 +77,27 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
             spread = (before.get(iqr_key), after.get(iqr_key)) if timed else (None, None)
             rows.append(_size_row(key, name, float(old), float(new), spread))
     return rows
+
+
+def takeaway(name: str, rows: list[Row]) -> str:
+    """What came of a cut, in a sentence with figures; ``name`` is what it begins with."""
+    known = {row.key: row for row in rows}
+    words = {"macs": "MACs", "params": "parameters"}
+    said = []
+    for key, noun in words.items():
+        row = known.get(key)
+        if row is not None:
+            said.append(f"{row.headline} {noun}")
+    if "latency_ms" in known:
+        row = known["latency_ms"]
+        clear = row.verdict != "same"
+        said.append(row.headline if clear else "no clear change in latency")
+    figure = next((known[key] for key in METRICS if key in known), None)
+    if figure is None:
+        said.append("accuracy not measured")
+    else:
+        said.append(f"{figure.name} {figure.before} → {figure.after} ({figure.change})")
+    return f"{name}: {', '.join(said)}."
 
 
 def _size_row(

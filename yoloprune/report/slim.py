@@ -17,7 +17,7 @@ from yoloprune.report.deciding import budget_part, max_drop_part, scores_chart, 
 from yoloprune.report.fastpath import fast_path, off_words
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
-from yoloprune.report.sides import METRICS, SIZES, Row, compare
+from yoloprune.report.sides import METRICS, TILES, Row, compare, takeaway
 from yoloprune.report.spread import spread_part
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_slim_page(
     rows = compare(result["before"], result["after"])
     layers = layers_of(graph, plan, result)
     parts = [
-        Part(name="tiles", title="", data={"rows": [row for row in rows if row.key in _TILES]}),
+        Part(name="tiles", title="", data={"rows": [row for row in rows if row.key in TILES]}),
         Part(name="sides", title="Before and after", data={"rows": rows}),
         max_drop_part(result.get("max_drop")),
         _layers(layers, result),
@@ -73,9 +73,6 @@ def write_slim_page(
         _made(result, plan),
     ]
     return write_page(target, _head(rows, result, plan), [part for part in parts if part])
-
-
-_TILES = (*SIZES, "AP")
 
 
 def write_slim_card(target: Path, result: Mapping[str, Any]) -> Path:
@@ -96,7 +93,7 @@ def write_slim_card(target: Path, result: Mapping[str, Any]) -> Path:
     card = Card(
         name=Path(files[0]).stem,
         origin=str(result["model"]),
-        takeaway=takeaway(Path(str(result["model"])).name, rows),
+        takeaway=takeaway(f"{Path(str(result['model'])).name}, slimmed", rows),
         files=files,
         figures=[
             ("", "before", "after", "change"),
@@ -119,7 +116,7 @@ def _head(rows: list[Row], result: Mapping[str, Any], plan: PrunePlan) -> Head:
     return Head(
         title=f"{name}, slimmed",
         over=["yoloprune slim", name, *([result["date"][:10]] if result.get("date") else [])],
-        takeaway=takeaway(name, rows),
+        takeaway=takeaway(f"{name}, slimmed", rows),
         method=_method(result),
         badge="cut is exact" if _difference(result) is not None else "",
         verdict=verdict and {
@@ -129,27 +126,6 @@ def _head(rows: list[Row], result: Mapping[str, Any], plan: PrunePlan) -> Head:
         },
         notes=result.get("warnings", plan.notes),
     )  # fmt: skip
-
-
-def takeaway(name: str, rows: list[Row]) -> str:
-    """What came of a cut, in a sentence with figures."""
-    known = {row.key: row for row in rows}
-    words = {"macs": "MACs", "params": "parameters"}
-    said = []
-    for key, noun in words.items():
-        row = known.get(key)
-        if row is not None:
-            said.append(f"{row.headline} {noun}")
-    if "latency_ms" in known:
-        row = known["latency_ms"]
-        clear = row.verdict != "same"
-        said.append(row.headline if clear else "no clear change in latency")
-    figure = next((known[key] for key in METRICS if key in known), None)
-    if figure is None:
-        said.append("accuracy not measured")
-    else:
-        said.append(f"{figure.name} {figure.before} → {figure.after} ({figure.change})")
-    return f"{name}, slimmed: {', '.join(said)}."
 
 
 def _method(result: Mapping[str, Any]) -> list[str]:

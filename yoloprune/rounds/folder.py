@@ -11,7 +11,14 @@ from yoloprune.rounds.recipe import Recipe
 
 STATE = "state.json"
 RECORD = "run.json"
-_RESULTS = ("rounds.png", *(f"result.{end}" for end in ("cfg", "weights", "names", "pt")))
+PAGE = "report.html"
+CARD = "result-card.md"
+_RESULTS = (
+    "rounds.png",
+    PAGE,
+    CARD,
+    *(f"result.{end}" for end in ("cfg", "weights", "names", "pt")),
+)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

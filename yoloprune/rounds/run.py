@@ -7,10 +7,8 @@ running goes on exactly (:mod:`yoloprune.train.exact`) or, short as it is, runs 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +22,11 @@ from yoloprune.errors import RecipeError
 from yoloprune.files import (
     check_writable,
     held,
-    replacing_together,
     sweep,
-    write_bytes,
 )
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
-from yoloprune.measure.latency import LatencyOptions, measure_latency
 from yoloprune.measure.runtimes import runtime_here
 from yoloprune.measure.size import count, file_bytes
 from yoloprune.measure.sound import check_finite
@@ -43,10 +38,10 @@ from yoloprune.prune.cost import Costs
 from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.slim import slim
 from yoloprune.prune.timing import TimingOptions, clock_for
-from yoloprune.report.rounds import write_rounds_picture
 from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.rounds.folder import RECORD, STATE
 from yoloprune.rounds.recipe import Recipe, TrainSection
+from yoloprune.rounds.result import Outcome, write_result
 from yoloprune.rounds.state import State
 from yoloprune.train.folder import forget
 from yoloprune.train.options import DistillOptions, Preset, SparsityOptions, TrainOptions
@@ -69,16 +64,23 @@ class RunResult:
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, *, overwrite: bool = False, verbose: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    verbose: bool = False,
+    command: str = "",
 ) -> RunResult:
     """Carry a recipe out, or go on with it.
 
     Args:
         recipe: checked.
         out: folder for everything: a subfolder a stage, ``state.json``, ``run.json``,
-            ``rounds.png``, and the resulting network as ``result.*``.
+            ``rounds.png``, ``report.html``, and the resulting network as ``result.*`` with its
+            card.
         overwrite: begin anew where there is another run, and replace its results.
         verbose: let Ultralytics say all that it says.
+        command: that was typed, for the report.
 
     Raises:
         RecipeError: the folder belongs to another recipe.
@@ -89,7 +91,7 @@ def run_recipe(
             sweep(stage)
         if overwrite:
             _forget(out)
-        return _Run(recipe, out, verbose=verbose).run()
+        return _Run(recipe, out, verbose=verbose, command=command).run()
 
 
 def _stage_folders(out: Path) -> list[Path]:
@@ -111,14 +113,16 @@ def _forget(out: Path) -> None:
 class _Run:
     """One recipe in one folder."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, verbose: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, *, verbose: bool = False, command: str = ""
+    ) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RecipeError(
                 "run: was started several times at once. Start it once, and name the "
                 "devices in the recipe: `device: 0,1`."
             )
         check_writable(out)
-        self.recipe, self.out, self.verbose = recipe, out, verbose
+        self.recipe, self.out, self.verbose, self.command = recipe, out, verbose, command
         look(recipe.data)
         begun = (out / STATE).is_file()
         torch.manual_seed(recipe.seed)  # of random weights
@@ -355,38 +359,13 @@ class _Run:
     def finish(
         self, models: dict[str, nn.Module], records: list[dict[str, Any]], accepted: str, why: str
     ) -> RunResult:
-        """Time all rounds in turn, and put the result where it is easily found."""
-        device = torch_device(self.recipe.device)
-        times = measure_latency(models, LatencyOptions(imgsz=self.size, device=device, repeats=50))
-        rows = [
-            {
-                "name": name,
-                **record,
-                "latency_ms": times[name].median_ms,
-                "latency_iqr_ms": times[name].iqr_ms,
-            }
-            for name, record in zip(models, records, strict=True)
-        ]
-        sources = self.state.files(accepted)
-        files = [self.out / f"result{file.suffix}" for file in sources]
-        names = sources[0].with_suffix(".names")
-        named = (names,) if sources[0].suffix == ".cfg" and names.is_file() else ()
-        targets = (*files, *(self.out / "result.names" for _ in named))
-        with replacing_together(*targets) as copies:
-            for file, copy in zip((*sources, *named), copies, strict=True):
-                shutil.copyfile(file, copy)
-        picture = write_rounds_picture(self.out, rows, accepted, self.recipe.stop.max_ap_drop)
-        record = {
-            "rounds": rows,
-            "accepted": accepted,
-            "stopped": why,
-            "imgsz": list(self.size),
-            "data": self.recipe.data,
-            "images": len(self.dataset.images),
-            "files": {"model": [str(file) for file in files], "picture": str(picture)},
-        }
-        write_bytes(self.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
-        return RunResult(model=models[accepted], record=record)
+        """Put the result where it is easily found, and tell of it."""
+        outcome = Outcome(
+            recipe=self.recipe, out=self.out, models=models, records=records, accepted=accepted,
+            why=why, sources=self.state.files(accepted), dataset=self.dataset, imgsz=self.size,
+            command=self.command,
+        )  # fmt: skip
+        return RunResult(model=models[accepted], record=write_result(outcome))
 
 
 def _prunable(model: nn.Module) -> int:
