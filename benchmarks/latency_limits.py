@@ -43,8 +43,10 @@ from repair_tables import (
 from torch import nn
 
 from yoloprune.channels.trace import trace
-from yoloprune.measure.runtimes import RUNTIMES, RuntimeOptions, time_in_turn
-from yoloprune.measure.sessions import opened as sessions_of
+from yoloprune.measure.runtimes import PROFILED as RUNTIMES
+from yoloprune.measure.runtimes import RuntimeOptions
+from yoloprune.measure.sessions.table import opened as sessions_of
+from yoloprune.measure.sessions.turns import time_in_turn
 from yoloprune.measure.size import count
 from yoloprune.models.door import load, save
 from yoloprune.prune.budget import Budget

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from yoloprune.channels import trace
 from yoloprune.errors import MeasureError
-from yoloprune.measure.runtimes import (
-    RUNTIMES,
-    RuntimeOptions,
-    Session,
-    lower_quartile,
-    time_in_turn,
-    version_of,
-)
-from yoloprune.measure.sessions import node_times, opened
+from yoloprune.measure.runtimes import PROFILED, RuntimeOptions, version_of
+from yoloprune.measure.sessions.base import Batch, Nodes, Profiled
+from yoloprune.measure.sessions.table import opened
+from yoloprune.measure.sessions.turns import lower_quartile, time_in_turn
+from yoloprune.measure.sessions.with_onnxruntime import node_times
 from yoloprune.models.door import load
 from yoloprune.prune.clock import Reader
 from yoloprune.prune.profile import homes, innermost
@@ -29,7 +27,7 @@ def there(runtime: str) -> None:
         pytest.skip(f"{runtime} is not installed")
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", PROFILED)
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yoloprune-demo.cfg"])
 def test_time_goes_to_modules(runtime: str, name: str) -> None:
     there(runtime)
@@ -40,6 +38,7 @@ def test_time_goes_to_modules(runtime: str, name: str) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with opened([model], how) as sessions:
         times = time_in_turn(sessions, 1, watched=True)
+        assert isinstance(sessions[0], Profiled)
         nodes = sessions[0].nodes()
     assert len(times.ms[0]) == 6
     assert all(ms > 0 for ms in times.ms[0])
@@ -51,7 +50,7 @@ def test_time_goes_to_modules(runtime: str, name: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", PROFILED)
 def test_a_wider_network_takes_longer(runtime: str) -> None:
     there(runtime)
     models = [load(name)[0] for name in ("yolov8n.yaml", "yolov8s.yaml")]
@@ -69,12 +68,32 @@ def test_threads_are_set_back() -> None:
     assert torch.get_num_threads() == before
 
 
+class Noting(Profiled):
+    """Writes down whose turn it is."""
+
+    def __init__(self, letter: str, order: list[str]) -> None:
+        self.letter, self.order, self.file = letter, order, None
+
+    export = of_file = None  # type: ignore[assignment]
+
+    def feed(self, batch: Batch) -> None: ...
+
+    def outputs(self) -> list[NDArray[Any]]:
+        return []
+
+    def nodes(self) -> Nodes:
+        return {}
+
+    def run(self) -> None:
+        self.order.append(self.letter)
+
+    def watch(self) -> None:
+        self.order.append(self.letter.upper())
+
+
 def test_networks_take_turns() -> None:
     order: list[str] = []
-    made = [
-        Session(lambda n=n: order.append(n), lambda n=n: order.append(n.upper()), dict)  # type: ignore[misc]
-        for n in "ab"
-    ]
+    made = [Noting(letter, order) for letter in "ab"]
     done: list[int] = []
     times = time_in_turn(made, 2, watched=True, advance=done.append)
     assert "".join(order) == 2 * ("a" * 8 + "A" * 6 + "b" * 8 + "B" * 6)
@@ -136,5 +155,6 @@ def test_half_precision_in_onnxruntime() -> None:
     there("onnxruntime")
     how = RuntimeOptions(runtime="onnxruntime", imgsz=(64, 64), precision="fp16")
     with opened([load("yoloprune-demo.cfg")[0]], how) as sessions:
-        (found,) = sessions[0].run()
+        sessions[0].run()
+        found = sessions[0].outputs()[0]
     assert found.dtype in (np.float16, np.float32)

@@ -70,7 +70,8 @@ class DarknetPool(nn.Module):
             return F.max_pool2d(x, self.size, self.stride, first)
         pads = (first, last, first, last)
         if not self.average:
-            return F.max_pool2d(F.pad(x, pads, value=float("-inf")), self.size, self.stride)
+            least = torch.finfo(x.dtype).min  # ncnn's files cannot spell -inf
+            return F.max_pool2d(F.pad(x, pads, value=least), self.size, self.stride)
         inside = F.pad(torch.ones_like(x[:1, :1]), pads)
         return F.avg_pool2d(F.pad(x, pads), self.size, self.stride) / F.avg_pool2d(
             inside, self.size, self.stride

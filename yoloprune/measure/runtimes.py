@@ -1,33 +1,59 @@
-"""Runtimes that a network is deployed in, each behind the same few calls.
+"""Runtimes that a network is deployed in: their names, what they need, and how one is asked for.
 
-A session holds one network, ready to run on one random picture batch of a fixed size. It can be
-run, and asked where the time goes, layer by layer, where the runtime tells.
+:mod:`yoloprune.measure.sessions` holds a class of each.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
-
-import torch
+from typing import Literal, get_args
 
 from yoloprune.errors import MeasureError
-from yoloprune.models.door import torch_device
 
-RuntimeName = Literal["torch", "onnxruntime", "openvino"]
+RuntimeName = Literal[
+    "torch", "torch-compile", "torchscript", "onnxruntime", "onnxruntime-tensorrt", "openvino",
+    "opencv", "opencv-darknet", "ncnn", "litert", "tensorrt",
+]  # fmt: skip
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+ProfiledName = Literal["torch", "onnxruntime", "openvino"]
+PROFILED: tuple[ProfiledName, ...] = get_args(ProfiledName)
+"""Those that tell where their time goes, which ``profile`` and ``--latency`` want."""
 FloatPrecision = Literal["fp32", "fp16"]
-_PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
-_WARM, _BLOCK = 2, 6
-"""Passes of a network before those that count, each time it is its turn; and those that do."""
+Precision = Literal["fp32", "fp16", "int8"]
 
-Nodes = Mapping[str, float]
-"""Place in the model, as slashes or dots divide it → milliseconds of a pass."""
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What a runtime, and the export to it, cannot do without.
+
+    Attributes:
+        modules: the first one is the runtime itself.
+        install: what pip is told.
+    """
+
+    modules: tuple[str, ...]
+    install: str
+
+
+_TORCH = _Needs(("torch",), "torch")
+_ONNX = "onnx onnxruntime onnxslim"
+_NEEDS: Mapping[str, _Needs] = {
+    "torch": _TORCH,
+    "torch-compile": _TORCH,
+    "torchscript": _TORCH,
+    "onnxruntime": _Needs(("onnxruntime", "onnx"), _ONNX),
+    "onnxruntime-tensorrt": _Needs(("onnxruntime", "onnx"), "onnx onnxruntime-gpu tensorrt"),
+    "openvino": _Needs(("openvino", "onnx"), "openvino onnx"),
+    "opencv": _Needs(("cv2", "onnx"), "opencv-python onnx"),
+    "opencv-darknet": _Needs(("cv2",), "opencv-python"),
+    "ncnn": _Needs(("ncnn", "pnnx"), "ncnn pnnx==20260526"),
+    "litert": _Needs(("ai_edge_litert", "litert_torch"), "litert-torch ai-edge-litert"),
+    "tensorrt": _Needs(("tensorrt", "onnx"), "tensorrt onnx"),
+}
+_DISTRIBUTIONS = {"cv2": "opencv-python", "ai_edge_litert": "ai-edge-litert"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +76,7 @@ class RuntimeOptions:
     imgsz: tuple[int, int]
     batch: int = 1
     device: str = "cpu"
-    precision: FloatPrecision = "fp32"
+    precision: Precision = "fp32"
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -59,8 +85,10 @@ class RuntimeOptions:
             raise MeasureError(
                 f"--runtime: unknown, got {self.runtime!r}, expected {', '.join(RUNTIMES)}."
             )
-        if self.precision not in get_args(FloatPrecision):
-            raise MeasureError(f"--precision: got {self.precision!r}, expected fp32 or fp16.")
+        if self.precision not in get_args(Precision):
+            raise MeasureError(
+                f"--precision: got {self.precision!r}, expected {', '.join(get_args(Precision))}."
+            )
         if self.batch < 1 or self.threads < 1:
             raise MeasureError(
                 f"--batch and --threads: must be at least 1, got {self.batch} and {self.threads}."
@@ -79,55 +107,12 @@ class RuntimeOptions:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One network in one runtime.
-
-    Attributes:
-        run: one pass.
-        watch: one pass of which the runtime notes where its time goes.
-        nodes: what the watched passes came to: the lower quartile of each node.
-    """
-
-    run: Callable[[], Any]
-    watch: Callable[[], Any]
-    nodes: Callable[[], Nodes]
-
-
-@dataclass(slots=True)
-class Times:
-    """Passes of several networks, timed in turn.
-
-    Attributes:
-        ms: by network, milliseconds of every pass that counts.
-    """
-
-    ms: list[list[float]] = field(default_factory=list)
-
-    @property
-    def usual(self) -> list[float]:
-        """Lower quartile of each network: whatever else a machine does only adds to a time."""
-        return [lower_quartile(times) for times in self.ms]
-
-    @property
-    def spreads(self) -> list[float]:
-        """Distance between the quartiles as a share of the median, of each network."""
-        return [_spread(times) for times in self.ms]
-
-
-def usual(times: Mapping[str, Sequence[float]]) -> Nodes:
-    """Lower quartile of each node's times."""
-    return {name: lower_quartile(found) for name, found in times.items()}
-
-
-def lower_quartile(times: Sequence[float]) -> float:
-    """Of at least two times."""
-    return statistics.quantiles(times, n=4, method="inclusive")[0]
-
-
-def _spread(times: Sequence[float]) -> float:
-    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
-    return (high - low) / middle
+def missing(runtime: RuntimeName) -> str | None:
+    """What must be installed for a runtime; None where all of it is there."""
+    needs = _NEEDS[runtime]
+    if all(find_spec(module) is not None for module in needs.modules):
+        return None
+    return f"is not installed. pip install {needs.install}"
 
 
 def version_of(runtime: RuntimeName) -> str:
@@ -136,43 +121,14 @@ def version_of(runtime: RuntimeName) -> str:
     Raises:
         MeasureError: it is not installed.
     """
-    if find_spec(_PACKAGES[runtime]) is None:
-        raise MeasureError(
-            f"--runtime {runtime}: is not installed. pip install {_PACKAGES[runtime]}."
-        )
+    lacks = missing(runtime)
+    if lacks is not None:
+        raise MeasureError(f"--runtime {runtime}: {lacks}.")
+    module = _NEEDS[runtime].modules[0]
     try:
-        return metadata.version(_PACKAGES[runtime])
+        return metadata.version(_DISTRIBUTIONS.get(module, module))
     except metadata.PackageNotFoundError:  # such as onnxruntime-gpu, which has another name
-        return str(__import__(_PACKAGES[runtime]).__version__)
-
-
-def time_in_turn(
-    sessions: Sequence[Session],
-    rounds: int,
-    *,
-    watched: bool = False,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Times:
-    """Time networks block by block, round after round, so that drift meets all alike.
-
-    Args:
-        sessions: to time.
-        rounds: turns of each, of six passes that count after two that do not.
-        watched: run so many watched passes in each turn, too, which do not count.
-        advance: called with 1 after each turn of one.
-    """
-    times = Times([[] for _ in sessions])
-    for _ in range(rounds):
-        for session, found in zip(sessions, times.ms, strict=True):
-            for turn in range(_WARM + _BLOCK):
-                start = time.perf_counter()
-                session.run()
-                if turn >= _WARM:
-                    found.append(1e3 * (time.perf_counter() - start))
-            for _ in range(_BLOCK if watched else 0):
-                session.watch()
-            advance(1)
-    return times
+        return str(__import__(module).__version__)
 
 
 def runtime_here(
@@ -184,7 +140,7 @@ def runtime_here(
     batch: int = 1,
     precision: str = "fp32",
 ) -> RuntimeOptions:
-    """Where a network will run, of what a user says of it.
+    """Where a network will run that is timed layer by layer, of what a user says of it.
 
     Args:
         name: of the runtime; None for ONNX Runtime where it is installed, else torch.
@@ -197,13 +153,24 @@ def runtime_here(
     Raises:
         MeasureError: the runtime is unknown, or a number means nothing.
     """
+    import torch
+
+    from yoloprune.models.door import torch_device
+
     found = name or ("onnxruntime" if find_spec("onnxruntime") else "torch")
+    if found not in PROFILED:
+        raise MeasureError(
+            f"--runtime: unknown, got {found!r}, expected {', '.join(PROFILED)}, which tell where "
+            "their time goes."
+        )
+    if precision not in get_args(FloatPrecision):
+        raise MeasureError(f"--precision: got {precision!r}, expected fp32 or fp16.")
     if found == "openvino":
         place = device or "cpu"
     else:
         place = torch_device(device) if device or found == "torch" else "cpu"
     return RuntimeOptions(
-        runtime=found,  # type: ignore[arg-type]
+        runtime=found,
         imgsz=size,
         batch=batch,
         device=place,

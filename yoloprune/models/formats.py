@@ -43,7 +43,8 @@ _NEEDS = {
     "edgetpu": ("tensorflow",),
     "paddle": ("paddle",),
     "mnn": ("MNN", "onnx"),
-    "ncnn": ("ncnn",),
+    "ncnn": ("ncnn", "pnnx"),
+    "litert": ("litert_torch",),
     "rknn": ("rknn",),
     "executorch": ("executorch",),
 }

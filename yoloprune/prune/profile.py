@@ -18,13 +18,10 @@ from torch import nn
 from yoloprune.channels.graph import BoolArray, ChannelGraph
 from yoloprune.errors import MeasureError
 from yoloprune.measure.environment import environment
-from yoloprune.measure.runtimes import (
-    Nodes,
-    RuntimeOptions,
-    time_in_turn,
-    version_of,
-)
-from yoloprune.measure.sessions import opened
+from yoloprune.measure.runtimes import RuntimeOptions, version_of
+from yoloprune.measure.sessions.base import Nodes, Profiled
+from yoloprune.measure.sessions.table import opened
+from yoloprune.measure.sessions.turns import time_in_turn
 from yoloprune.measure.size import count
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.clock import FEATURES, FloatArray, LatencyTable, Reader, Timed
@@ -87,7 +84,7 @@ def profile(model: nn.Module, graph: ChannelGraph, options: ProfileOptions) -> L
 
     with opened(models, options.runtime) as sessions:
         times = time_in_turn(sessions, _ROUNDS, watched=True, advance=advance)
-        nodes = [session.nodes() for session in sessions]
+        nodes = [one.nodes() for one in sessions if isinstance(one, Profiled)]
     reader = Reader(graph)
     features = np.stack([reader.features(k) for k in kept])
     totals = np.array(times.usual)

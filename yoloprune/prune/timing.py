@@ -15,8 +15,9 @@ from torch import nn
 from yoloprune.channels.graph import BoolArray, ChannelGraph
 from yoloprune.errors import PlanError
 from yoloprune.fetch import cache_folder
-from yoloprune.measure.runtimes import RuntimeOptions, time_in_turn, version_of
-from yoloprune.measure.sessions import opened
+from yoloprune.measure.runtimes import RuntimeOptions, version_of
+from yoloprune.measure.sessions.table import opened
+from yoloprune.measure.sessions.turns import time_in_turn
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.clock import Clock, LatencyTable
 from yoloprune.prune.cut import cut_units, kept_units

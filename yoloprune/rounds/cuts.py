@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from yoloprune.errors import YoloPruneError
-from yoloprune.measure.runtimes import RuntimeName
+from yoloprune.measure.runtimes import ProfiledName
 from yoloprune.measure.targets import rounding
 from yoloprune.prune.budget import LIMITS, Budget, Precision
 from yoloprune.prune.choose import Scope
@@ -82,7 +82,7 @@ class SlimSection(Section):
     params: Limit = None
     bytes: Limit = None
     latency: Limit = None
-    runtime: RuntimeName | None = None
+    runtime: ProfiledName | None = None
     threads: int | None = Field(default=None, ge=1)
     precision: Precision | None = None
     ratios: dict[str | int, Any] | None = None
