@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from tests.darknet.darknet_nets import TINY, build
 from yoloprune.cli.main import app
+from yoloprune.errors import FormatError
+from yoloprune.mask.masking import made_permanent, mask_model
 from yoloprune.mask.run import MaskOptions, latency_words, run_mask
 from yoloprune.mask.sparsity import sparsity
 from yoloprune.mask.spec import MaskSpec
@@ -100,6 +102,14 @@ def test_the_mean_of_a_distribution_is_left_alone(stock: Path, tmp_path: Path) -
     assert done.exit_code == 0, done.output
     masked = load(tmp_path / "out" / "v8-masked.pt")[0]
     assert torch.equal(masked.model[22].dfl.conv.weight.ravel(), torch.arange(16.0))
+
+
+def test_masks_that_are_not_permanent_are_not_saved(stock: Path, tmp_path: Path) -> None:
+    for model in (load(stock)[0], build(TINY)):
+        masked = mask_model(model, MaskSpec(method="l1_unstructured", amount=0.5))
+        with pytest.raises(FormatError, match="carries masks of torch.nn.utils.prune. Make them"):
+            save(masked, tmp_path / "out" / "x")
+        assert save(made_permanent(masked), tmp_path / "out" / "x")
 
 
 def test_masks_can_be_used_again_and_grow(stock: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
+from torch.nn.utils import prune
 
 from yoloprune.darknet.cfg import cfg_bytes, read_cfg
 from yoloprune.darknet.network import (
@@ -176,9 +177,15 @@ def save(model: nn.Module, path: str | Path) -> tuple[Path, ...]:
         :mod:`yoloprune.files`.
 
     Raises:
+        FormatError: the model carries masks that are not permanent, which no format of ours has.
         YoloPruneError: the target cannot be written to; nothing is left half-written.
     """
     path = Path(path)
+    if prune.is_pruned(model):
+        raise FormatError(
+            f"{path}: not written: the model carries masks of torch.nn.utils.prune. Make them "
+            "permanent first: yoloprune.made_permanent(model)."
+        )
     if isinstance(model, DarknetModel):
         cfg_path, weights_path = _with_suffix(path, ".cfg"), _with_suffix(path, ".weights")
         names_path = _with_suffix(path, ".names")
