@@ -2,6 +2,7 @@
 # make demo      the whole loop on generated pictures, offline, in minutes
 # make test      fast tests        make test-all  all tests, with coverage
 # make docs      the pages, into site/
+# make bench-masks   masks against slimming, hours; benchmarks/masks.py says what else it does
 # make fuzz      files at random for every reader, FUZZ_SECONDS=600 in all
 # make check     lint, format and types, as CI and pre-commit run them
 
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-all fuzz check lint format types
+.PHONY: help setup demo docs bench-masks test test-all fuzz check lint format types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,6 +39,10 @@ demo: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+bench-masks: setup
+	$(BIN)/python benchmarks/masks.py table
+	$(BIN)/python benchmarks/masks.py picture
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
