@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "yoloprune"
 STAGES = (
     ("errors", "version"),
-    ("files", "limits", "plain", "texts"),
+    ("files", "limits", "plain", "progress", "texts"),
     ("fetch",),
     ("channels", "darknet"),
     ("models",),

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from yoloprune.errors import FormatError, WeightsError
 from yoloprune.files import sha256
+from yoloprune.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -251,24 +252,18 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 @contextmanager
 def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, a log line at every tenth elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-        columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(name, total=total, completed=start)
-            yield lambda count: bar.advance(task, count)
-        return
     have = start
+    with progress(f"fetching {name}, kB") as bar:
 
-    def log_tenths(count: int) -> None:
-        nonlocal have
-        before, have = have, have + count
-        if total and have * 10 // total > before * 10 // total:
-            logger.info("%s: %d of %d bytes (%d %%)", name, have, total, have * 100 // total)
+        def advance(count: int) -> None:
+            nonlocal have
+            before, have = have, have + count
+            if sys.stderr.isatty():
+                bar(have // 1000, max(total or 0, have) // 1000)
+            elif total and have * 10 // total > before * 10 // total:
+                logger.info("%s: %d of %d bytes (%d %%)", name, have, total, have * 100 // total)
 
-    yield log_tenths
+        yield advance
 
 
 def _size(path: Path) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from ultralytics.utils import LOGGER
 
-from yoloprune.measure.progress import span
 from yoloprune.models.quiet import is_only_warnings
+from yoloprune.progress import span
 from yoloprune.train.equip import Equip
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.voice import EpochLines, figures, hear_worker, heard

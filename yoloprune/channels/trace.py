@@ -29,6 +29,7 @@ from yoloprune.channels.table import tensors_in
 from yoloprune.channels.threads import one_thread
 from yoloprune.channels.tracer import Tracer
 from yoloprune.errors import TraceError
+from yoloprune.progress import stage
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def trace(
     trouble: TraceError | None = None
     for given in (picture(model, side) for side in sides) if example is None else (example,):
         try:
-            return _traced(model, given)
+            with stage("tracing"):
+                return _traced(model, given)
         except TraceError as exc:
             log.debug("a picture of shape %s does not fit: %s", tuple(given.shape), exc)
             trouble = trouble or exc

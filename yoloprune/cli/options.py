@@ -15,6 +15,7 @@ import typer
 from yoloprune.cli.app import OUTPUT, STANDARD
 from yoloprune.cli.spelling import share
 from yoloprune.plain import plain
+from yoloprune.progress import stage
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +123,11 @@ def load_model(
     model: str | None, cfg: str | None, weights: str | None, *, scratch: bool = False, trust: bool
 ) -> tuple[nn.Module, Source]:
     """The one model that MODEL or --cfg names."""
-    from yoloprune.models.door import load
+    path = str(named(model, cfg))
+    with stage("loading"):
+        from yoloprune.models.door import load
 
-    return load(str(named(model, cfg)), weights, scratch=scratch, trust=trust)
+        return load(path, weights, scratch=scratch, trust=trust)
 
 
 def named(model: str | None, cfg: str | None) -> Path:
@@ -212,7 +215,8 @@ def check_device(name: str) -> None:
     Raises:
         MeasureError: it is.
     """
-    import torch
+    with stage("loading"):
+        import torch
 
     from yoloprune.errors import MeasureError
 

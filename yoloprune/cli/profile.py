@@ -74,9 +74,9 @@ def profile(
         _refuse(out, overwrite=overwrite)
     loaded, source = load_model(model, cfg, weights, trust=trust)
     from yoloprune.channels.trace import trace
-    from yoloprune.measure.progress import progress
     from yoloprune.measure.runtimes import runtime_here
     from yoloprune.models.door import input_size_of
+    from yoloprune.progress import progress
     from yoloprune.prune.profile import ProfileOptions, structure_of
     from yoloprune.prune.profile import profile as measure
 

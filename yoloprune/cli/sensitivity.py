@@ -91,9 +91,9 @@ def sensitivity(
     stem = f"{named(model, cfg).stem}-sensitivity"
     with results_folder(out, "sensitivity", lambda at: [], overwrite=False) as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
-        from yoloprune.measure.progress import progress
         from yoloprune.measure.tasks import check_data
         from yoloprune.models.door import input_size_of
+        from yoloprune.progress import progress
         from yoloprune.prune.calibrate import calibration, calibration_source, lessons_for
         from yoloprune.prune.choose import check_criterion
         from yoloprune.prune.sensing import SensitivityOptions, sense

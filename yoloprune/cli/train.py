@@ -49,6 +49,7 @@ from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, t
 from yoloprune.cli.training import sparsity_of, teacher_of, timed
 from yoloprune.errors import TrainError
 from yoloprune.files import check_writable
+from yoloprune.progress import stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,7 +210,6 @@ def train(
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
     from yoloprune.measure.targets import rounding
-    from yoloprune.models.door import input_size_of
     from yoloprune.train.options import parse_settings
 
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
@@ -232,6 +232,8 @@ def train(
     check_device(device)
     with _folder(out, resume=resume, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
+        from yoloprune.models.door import input_size_of
+
         warn_of_ops(loaded, target, imgsz)
         timing = timing_of(
             latency, runtime, latency_table, device="cpu", threads=threads,
@@ -342,7 +344,8 @@ def _carry_out(
     if options.pictures is not None and is_first():
         note("learning from the teacher alone, no label is read")
     if options.data and options.pictures is None and task_of(loaded) == "detect":
-        pictures = len(load_dataset(options.data, split="train").images)  # which reads all labels
+        with stage("reading labels"):
+            pictures = len(load_dataset(options.data, split="train").images)
         if is_first():
             note(f"training on {pictures} pictures, into {out}")
     if is_first() and not options.keep_zeros:

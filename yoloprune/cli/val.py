@@ -24,6 +24,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import Column, show_line, show_table, size_of
+from yoloprune.progress import stage
 
 
 @command
@@ -45,9 +46,10 @@ def val(
     debug: DebugOpt = False,
 ) -> None:
     """Measure average precision, or what else tells how good a model of its task is."""
-    from yoloprune.measure.tasks import look, measure
+    with stage("loading"):
+        from yoloprune.measure.tasks import look, measure
 
-    look(data, split)
+        look(data, split)
     loaded, source = load_model(model, cfg, weights, trust=trust)
     from yoloprune.measure.detect import DetectOptions
     from yoloprune.models.door import input_size_of

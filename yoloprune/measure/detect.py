@@ -27,8 +27,8 @@ from yoloprune.measure.images import (
     stretch,
     to_input,
 )
-from yoloprune.measure.progress import counting
 from yoloprune.measure.sound import check_finite
+from yoloprune.progress import counting
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from yoloprune.measure.detect import Detections, DetectOptions, Detector, Unread, detect, fit_of
 from yoloprune.measure.images import ImageArray
-from yoloprune.measure.progress import progress
 from yoloprune.measure.tasks import check_boxes
 from yoloprune.measure.videos import Video, frames
+from yoloprune.progress import progress
 
 _FRAMES = 8
 """A pass; of large videos more would fill the memory."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from yoloprune.errors import DataError
 from yoloprune.measure.copies import device_of
 from yoloprune.measure.pictures import Pictures, load_pictures
-from yoloprune.measure.progress import progress
 from yoloprune.measure.resolve import describe
+from yoloprune.progress import progress
 from yoloprune.prune.choose import Choice
 from yoloprune.prune.evidence import Lessons, check_teachable, is_labelled, labelled_lessons
 from yoloprune.prune.knapsack import knapsack

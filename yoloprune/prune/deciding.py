@@ -16,12 +16,12 @@ from yoloprune.darknet.split import split_routes
 from yoloprune.errors import FormatError, PlanError
 from yoloprune.files import check_space, check_writable
 from yoloprune.measure.pictures import Pictures, find_pictures
-from yoloprune.measure.progress import progress
 from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.targets import rounding
 from yoloprune.measure.tasks import check_data
 from yoloprune.models.door import Source, digest, input_size_of
+from yoloprune.progress import progress
 from yoloprune.prune.areas import with_areas
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (

@@ -25,6 +25,7 @@ from typing import Any
 from yoloprune.errors import MeasureError, PlanError
 from yoloprune.files import write_bytes
 from yoloprune.measure.size import count
+from yoloprune.progress import progress
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.given import Decision
 from yoloprune.prune.made import Made
@@ -140,8 +141,9 @@ def smallest_within(
     best: tuple[int, Made | None] | None = None
     low, high = 0.0, _most(options)
     finest = high / 2**options.trials * (1 + _EPS)
-    with _said_once():
+    with _said_once(), progress("trials") as advance:
         while high - low > finest:
+            advance(len(trials), options.trials)
             share, made, start = (low + high) / 2, None, time.perf_counter()
             trial = known.get(round(share, 9))
             if trial is None:

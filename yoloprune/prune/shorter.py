@@ -18,8 +18,8 @@ from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.trace import trace
 from yoloprune.errors import PlanError
 from yoloprune.measure.pictures import Pictures
-from yoloprune.measure.progress import progress
 from yoloprune.measure.size import count
+from yoloprune.progress import progress
 from yoloprune.prune.aligned import Aligned
 from yoloprune.prune.areas import with_areas
 from yoloprune.prune.blocks import Block, Blocks, find_blocks, remove_blocks, shortened_test

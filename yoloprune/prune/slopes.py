@@ -21,8 +21,8 @@ from yoloprune.channels.copying import copy_modules
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.channels.table import tensors_in
 from yoloprune.errors import PlanError, typed_line
-from yoloprune.measure.progress import progress
 from yoloprune.measure.quantiles import FloatArray
+from yoloprune.progress import progress
 from yoloprune.prune.evidence import Lessons
 from yoloprune.prune.gates import every_gate
 from yoloprune.prune.targets import mode_of

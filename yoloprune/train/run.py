@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -20,6 +20,7 @@ from yoloprune.files import check_space, held
 from yoloprune.measure.handover import handed_over, only_what_was_handed, pictures_handed_over
 from yoloprune.measure.sound import check_finite
 from yoloprune.models.door import save
+from yoloprune.progress import stage
 from yoloprune.train.folder import (
     HANDED,
     Begun,
@@ -222,8 +223,14 @@ def _trained(model: nn.Module, out: Path, options: TrainOptions, progress: _Prog
 
     trusted = options.distil is not None and options.distil.trust
     safe = nullcontext() if trusted else _restricted()
-    with safe, only_what_was_handed(), heard(options.verbose):
+    with safe, only_what_was_handed(), heard(options.verbose), ExitStack() as waiting:
+        if not options.verbose:
+            waiting.enter_context(stage("preparing"))
         trainer = _prepared(model, out, options, progress)
+        if trainer.ddp:  # workers draw what they do, on the same terminal
+            waiting.close()
+        else:
+            trainer.add_callback("on_train_start", lambda _: waiting.close())
         try:
             with rc_context({"text.parse_math": False}):  # a $ in a class name is a $ in plots
                 trainer.train()

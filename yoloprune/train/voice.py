@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from yoloprune.measure.progress import counting, span
 from yoloprune.models.quiet import is_only_warnings, only_warnings, without_names
+from yoloprune.progress import counting, span
 
 log = logging.getLogger(__name__)
 
