@@ -105,8 +105,8 @@ def export(
     debug: DebugOpt = False,
 ) -> None:
     """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""
-    from yoloprune.measure.progress import progress
     from yoloprune.models.export import ExportOptions, export_model, file_name
+    from yoloprune.progress import progress
     from yoloprune.train.options import parse_settings
 
     if half and precision not in (None, "fp16"):

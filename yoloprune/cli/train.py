@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from yoloprune.cli.app import command
-from yoloprune.cli.folders import RUNS, new_folder, there
 from yoloprune.cli.options import (
     BytesOpt,
     CfgOpt,
@@ -42,13 +39,12 @@ from yoloprune.cli.options import (
     say,
     write_json,
 )
+from yoloprune.cli.resuming import run_folder
 from yoloprune.cli.spelling import share
 from yoloprune.cli.tables import show_line
 from yoloprune.cli.targets import TargetOpt, warn_of_ops
 from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
 from yoloprune.cli.training import sparsity_of, teacher_of, timed
-from yoloprune.errors import TrainError
-from yoloprune.files import check_writable
 from yoloprune.progress import stage
 
 if TYPE_CHECKING:
@@ -230,7 +226,7 @@ def train(
         "extra": parse_settings(settings or []),
     }  # fmt: skip
     check_device(device)
-    with _folder(out, resume=resume, overwrite=overwrite) as folder:
+    with run_folder(out, resume=resume, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, scratch=scratch, trust=trust)
         from yoloprune.models.door import input_size_of
 
@@ -262,66 +258,6 @@ def _preset(model: nn.Module, source: Source, asked: Mapping[str, Any], *, scrat
     if is_first():
         note("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
     return "keep"
-
-
-@contextmanager
-def _folder(out: Path | None, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The folder of the run, as far as can be told before anything is loaded.
-
-    Raises:
-        TrainError: there is nothing to go on with, or it is finished, or several processes
-            would each choose a folder.
-        YoloPruneError: it holds another run's results.
-    """
-    from yoloprune.train.folder import Begun, refuse_results
-
-    if resume:
-        folder = out or _newest_unfinished()
-        check_writable(folder)
-        begun = Begun.read(folder)
-        if begun is not None and begun.finished(folder):
-            _complete(folder)
-            raise TrainError(
-                f"--resume: {folder} is finished, its results are {', '.join(begun.files or ())} "
-                "there. Leave --resume out and choose another folder to begin another run."
-            )
-        yield folder
-        return
-    if out is None and "RANK" in os.environ:
-        raise TrainError("--out: is needed where several processes are started. Give -o FOLDER.")
-    with new_folder(out, "train") as folder:
-        if is_first() and not overwrite:
-            refuse_results(folder)
-        yield folder
-
-
-def _complete(folder: Path) -> None:
-    """Do what a run that was killed after its last checkpoint left undone."""
-    from yoloprune.files import held
-    from yoloprune.report.sparsity import PICTURE, write_sparsity_picture
-    from yoloprune.train.log import LOG
-
-    with held(folder, alone=True):  # which takes away what is half-written
-        if (folder / LOG).is_file() and not (folder / PICTURE).is_file():
-            write_sparsity_picture(folder)
-
-
-def _newest_unfinished() -> Path:
-    """The run that --resume alone means.
-
-    Raises:
-        TrainError: there is none.
-    """
-    from yoloprune.train.folder import Begun
-
-    for folder in there(RUNS, "train"):
-        begun = Begun.read(folder)
-        if begun is not None and begun.files is None:
-            return folder
-    raise TrainError(
-        f"--resume: there is no unfinished run in {RUNS / 'train'} or one numbered after it. Name "
-        "its folder with -o."
-    )
 
 
 def _carry_out(
