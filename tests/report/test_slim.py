@@ -16,6 +16,7 @@ from yoloprune.prune.budget import Budget
 from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import plan
 from yoloprune.prune.score import Scores
+from yoloprune.prune.sensitivity import Measurement, Sensitivity
 from yoloprune.report.sides import compare
 from yoloprune.report.slim import layers_of, write_slim_page
 
@@ -290,3 +291,26 @@ def test_scales_and_weights_stand_before_and_after(tmp_path: Path) -> None:
     told = re.findall(r"<title>((?:before|after): [^<]*)</title>", page.html)
     assert sorted(set(told)) == ["after: 7, 0.5 to 1", "before: 3, 0 to 0.5", "before: 9, 0.5 to 1"]
     assert "Weights of the convolutions" not in page.text
+
+
+def test_sensitivity_stands_part_by_part_the_darker_the_more_is_lost(tmp_path: Path) -> None:
+    def one(part: str, share: float, before: float, after: float | None) -> Measurement:
+        return Measurement(
+            part=part, share=share, removed=share, macs=0.9, before=before, after=after, seconds=1
+        )
+
+    found = Sensitivity(
+        model="net.pt", identity="", by="AP", full=0.5, criterion="l1",
+        measured=(
+            one("first", 0.25, 0.3, 0.01), one("first", 0.5, 0.4, 0.16),
+            one("<i>", 0.5, 0.04, None),
+        ),
+    )  # fmt: skip
+    path = write_slim_page(tmp_path / "p.html", RESULT, *made(), None, found)
+    page = read(path)
+    head, *rows = page.cells(3)
+    assert head == ["part", "25 % gone", "50 % gone", "channels cut"]
+    assert rows == [["first", "0.0100", "0.1600", "8"], ["&lt;i&gt;", "–", "0.0400", "0"]]
+    dark = re.findall(r'data-v="([\d.]+)" style="--v: ([\d.]+)"', page.html)
+    assert [d for v, d in dark if "." in v] == ["0.25", "1.00", "0.50"]
+    assert "AP lost, after repair" in page.text

@@ -225,6 +225,7 @@ def _carried_out(
     model: nn.Module, source: Source, options: SlimOptions, command: str
 ) -> SlimResult:
     """Slim, and write the page and the card beside the model."""
+    from yoloprune.prune.sensitivity import Sensitivity
     from yoloprune.prune.slim import slim as run_slim
     from yoloprune.report.slim import write_slim_card, write_slim_page
 
@@ -232,7 +233,10 @@ def _carried_out(
     result.summary["command"] = command
     stem = Path(result.summary["files"]["model"][0]).stem
     page, card = options.out / f"{stem}-report.html", options.out / f"{stem}-card.md"
-    write_slim_page(page, result.summary, result.plan, result.graph, result.scores, result.changed)
+    measured = None if options.sensitivity is None else Sensitivity.read(options.sensitivity)
+    write_slim_page(
+        page, result.summary, result.plan, result.graph, result.scores, result.changed, measured
+    )
     write_slim_card(card, result.summary)
     result.summary["files"] |= {"report": str(page), "card": str(card)}
     return result

@@ -13,7 +13,7 @@ from yoloprune.report.svg import Drawing, Scale, responsive
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_LEFT, _RIGHT, _GAP = 54, 8, 30
+_LEFT, _RIGHT, _GAP = 54, 8, 40
 _LEAST_ERROR = 1e-4
 
 

@@ -10,6 +10,7 @@ from yoloprune.channels.graph import ChannelGraph
 from yoloprune.measure.changed import Changed
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
+from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.report.card import Card, write_card
 from yoloprune.report.charts import Layer, layer_strip
 from yoloprune.report.conditions import conditions, flat
@@ -17,6 +18,7 @@ from yoloprune.report.deciding import budget_part, max_drop_part, scores_chart, 
 from yoloprune.report.fastpath import fast_path, off_words
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
+from yoloprune.report.sensing import sensitivity_part
 from yoloprune.report.sides import METRICS, TILES, Row, compare, takeaway
 from yoloprune.report.spread import spread_part
 
@@ -33,6 +35,7 @@ def write_slim_page(
     graph: ChannelGraph,
     scores: Scores,
     changed: Changed | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> Path:
     """Write the report: one HTML page, nothing loaded from elsewhere.
 
@@ -48,6 +51,7 @@ def write_slim_page(
         graph: the channels of the model before.
         scores: what the plan was made from.
         changed: what the slim network sees beside the full one, where labelled pictures were given.
+        sensitivity: what set the shares of its parts, if that was measured.
 
     Returns:
         The file that was written.
@@ -69,6 +73,7 @@ def write_slim_page(
         ),
         budget_part(layers, result, plan),
         search_part(result.get("search")),
+        None if sensitivity is None else sensitivity_part(sensitivity, plan),
         spread_part(result.get("spreads"), scores_chart(result, plan, graph, scores)),
         _made(result, plan),
     ]
