@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from yoloprune.cli.folders import results_folder
+from yoloprune.cli.next_steps import model_words, show_next
 from yoloprune.cli.options import warn, write_json
 from yoloprune.cli.shorter import shortened
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
@@ -83,10 +84,8 @@ def show_plan(
     for path in files:
         show_line(f"wrote {path}")
     if files:
-        also = " --split-routes" if options.split_routes else ""
-        if source.weights is not None and source.weights.stem != source.model.stem:
-            also = f" --weights {source.weights}{also}"
-        show_line(f"next: yoloprune slim {source.model}{also} --plan {files[0]}")
+        also = ["--split-routes"] if options.split_routes else []
+        show_next("slim", *model_words(source), *also, "--plan", files[0])
     else:
         show_line("nothing was written; with -o DIR the plan would be, for --plan to carry out")
     write_json(json_file, _record(source, decision, found, warnings, files, watch.seconds))

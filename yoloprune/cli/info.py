@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.next_steps import after_measuring
 from yoloprune.cli.options import (
     CfgOpt,
     DebugOpt,
@@ -62,6 +63,8 @@ def info(
         _show_blocks(record)
     else:
         _show(record, suits=target is not None)
+    if not scratch:
+        after_measuring(loaded, source, None)
     write_json(json_file, record)
 
 

@@ -23,13 +23,16 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
         "method", "n", "dim", "layers", "kind", "pattern", "mask", "custom", "further",
     ),
     "The cut": ("repair", "compensate", "split_routes"),
-    "Training": ("epochs", "steps", "batch", "preset", "only", "settings", "resume"),
+    "Training": (
+        "epochs", "steps", "batch", "preset", "only", "keep_zeros", "settings", "rounds",
+        "train_batch", "resume",
+    ),
     "Sparsity": ("sparsity", "importance", "until", "strength", "decay"),
     "A teacher": ("teacher", "distil_mode", "distil_weight", "distil_fade"),
     "Detections": ("conf", "iou", "max_det"),
-    "Format": ("file_format", "dynamic", "half"),
-    "Measuring": ("networks", "jobs"),
-    "Running": ("device", "seed"),
+    "Format": ("file_format", "dynamic", "half", "keep_float"),
+    "Measuring": ("baseline", "networks", "repeats", "memory", "jobs"),
+    "Running": ("runtimes", "device", "seed"),
     "Output": (
         "out", "overwrite", "save", "dry_run", "json_file", "quiet", "verbose", "debug", "help",
     ),
@@ -49,7 +52,8 @@ _ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("profile", "precision"): "Running",
     ("profile", "round_to"): "Measuring",
     ("info", "target"): "Running",
-    ("export", "settings"): "Format",
+    **{("export", name): "Format" for name in ("precision", "max_drop", "settings")},
+    **{("bench", name): "Running" for name in ("precision", "threads", "batch")},
     **{(command, "batch"): "Running" for command in ("export", "mask", "profile", "slim", "val")},
 }
 """Command and parameter → the group, where the parameter means another thing there."""
@@ -82,6 +86,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "profile": ("yoloprune profile mine.pt",),
     "sensitivity": ("yoloprune sensitivity mine.pt --data mine.yaml",),
+    "mask": ("yoloprune mask mine.pt --method l1_unstructured --amount 0.5",),
     "diff": ("yoloprune diff a-plan.json b-plan.json",),
     "targets": ("yoloprune targets", "yoloprune targets onnxruntime"),
     "doctor": ("yoloprune doctor", "yoloprune doctor --json -"),

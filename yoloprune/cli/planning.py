@@ -45,6 +45,7 @@ _BESIDE_A_PLAN = frozenset(
         "device",
         "trust",
         "json_file",
+        "quiet",
         "debug",
     }
 )

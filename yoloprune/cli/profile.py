@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.next_steps import model_words, show_next
 from yoloprune.cli.options import (
     CfgOpt,
     DebugOpt,
@@ -21,7 +22,6 @@ from yoloprune.cli.options import (
     WeightsOpt,
     load_model,
     named,
-    say,
     write_json,
 )
 from yoloprune.cli.tables import Column, show_line, show_table
@@ -101,7 +101,7 @@ def profile(
     found.write(target)
     _show(found)
     show_line(f"wrote {target}")
-    say(f"next: yoloprune slim {source.model} --latency 0.5 --latency-table {target}")
+    show_next("slim", *model_words(source), "--latency", 0.5, "--latency-table", target)
     write_json(json_file, {**_record(found), "files": [str(target)]})
 
 

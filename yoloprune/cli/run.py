@@ -10,6 +10,7 @@ import typer
 
 from yoloprune.cli.app import command, typed
 from yoloprune.cli.folders import RUNS, new_folder, there
+from yoloprune.cli.next_steps import show_next
 from yoloprune.cli.options import (
     DebugOpt,
     JsonOpt,
@@ -61,6 +62,7 @@ def run(
                 checked, folder, overwrite=overwrite, verbose=verbose, command=typed(context)
             ).record
     _show(record)
+    show_next("export", record["files"]["model"][0], "--format", "onnx")
     write_json(json_file, record)
     say(f"results in {folder}")
 

@@ -10,6 +10,7 @@ import typer
 
 from yoloprune.cli.app import command
 from yoloprune.cli.folders import results_folder
+from yoloprune.cli.next_steps import model_words, show_next
 from yoloprune.cli.options import (
     CfgOpt,
     DataOpt,
@@ -35,6 +36,7 @@ from yoloprune.cli.tables import Column, show_line, show_table, size_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from yoloprune.models.door import Source
     from yoloprune.prune.sensing import SensitivityOptions
     from yoloprune.prune.sensitivity import Sensitivity
 
@@ -124,7 +126,7 @@ def sensitivity(
                 progress=advance,
             )
             result = sense(loaded, options)
-        _tell(loaded, source.model, result, options, json_file)
+        _tell(loaded, source, result, options, json_file)
     say(f"results in {folder}")
 
 
@@ -139,7 +141,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def _tell(
     model: nn.Module,
-    network: Path,
+    source: Source,
     found: Sensitivity,
     options: SensitivityOptions,
     json_file: Path | None,
@@ -163,7 +165,7 @@ def _tell(
     write_sensitivity_picture(picture, found, macs)
     show_line(f"wrote {options.file}")
     show_line(f"wrote {picture}")
-    show_line(f"next: yoloprune slim {network} --macs 0.5 --sensitivity {options.file}")
+    show_next("slim", *model_words(source), "--macs", 0.5, "--sensitivity", options.file)
     record: dict[str, Any] = {
         **asdict(found), "macs": macs, "files": [str(options.file), str(picture)]
     }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.next_steps import after_training, is_slim
 from yoloprune.cli.options import (
     BytesOpt,
     CfgOpt,
@@ -156,6 +157,7 @@ OutOpt = Annotated[
 
 @command
 def train(
+    context: typer.Context,
     model: ModelArg = None,
     data: TrainDataOpt = None,
     pictures: PicturesOpt = None,
@@ -238,22 +240,21 @@ def train(
         )  # fmt: skip
         asked["sparsity"] = timed(asked["sparsity"], timing)
         asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
-        _carry_out(loaded, source, folder, asked, imgsz, json_file)
+        files = _carry_out(loaded, source, folder, asked, imgsz, json_file)
+    if files:
+        sparse, slim = asked["sparsity"] is not None, is_slim(loaded, source)
+        after_training(context, files[0], data, slim=slim, sparse=sparse)
     if is_first():
         say(f"results in {folder}")
 
 
 def _preset(model: nn.Module, source: Source, asked: Mapping[str, Any], *, scratch: bool) -> Preset:
     """What suits a network where the user leaves it open."""
-    from yoloprune.models.marker import is_marked
-
-    plan = source.model.with_name(f"{source.model.stem}-plan.json")
-    slim = is_marked(getattr(model, "yaml", None)) or plan.is_file()
     if scratch or asked["sparsity"] is not None:
         return "stock"
     if asked["pictures"] is not None:  # a teacher's own statistics are held, too
         return "keep"
-    if not slim:
+    if not is_slim(model, source):
         return "stock"
     if is_first():
         note("--preset keep, since this network was cut; --preset stock trains as Ultralytics does")
@@ -267,8 +268,12 @@ def _carry_out(
     asked: dict[str, Any],
     imgsz: int | None,
     json_file: Path | None,
-) -> None:
-    """Train, and tell what came of it; one process of a distributed run speaks for all."""
+) -> list[str]:
+    """Train, and tell what came of it; one process of a distributed run speaks for all.
+
+    Returns:
+        Files of the trained networks, the best first; none in another process of such a run.
+    """
     from yoloprune.measure.data import load_dataset
     from yoloprune.models.checkpoint import task_of
     from yoloprune.models.door import input_size_of
@@ -287,8 +292,8 @@ def _carry_out(
     if is_first() and not options.keep_zeros:
         _tell_of_zeros(loaded)
     result = run_training(loaded, out, options)
-    if not result.files:  # another process of a distributed run has them
-        return
+    if not result.files:
+        return []
     record: dict[str, Any] = {
         "model": str(source.model), "data": options.data, "pictures": options.pictures,
         "files": {"model": [str(file) for file in result.files]},
@@ -300,6 +305,7 @@ def _carry_out(
         record["files"]["sparsity"] = str(write_sparsity_picture(out))
     _show(record)
     write_json(json_file, record)
+    return [str(file) for file in result.files]
 
 
 def _tell_of_zeros(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from yoloprune.cli.app import command
+from yoloprune.cli.next_steps import after_measuring
 from yoloprune.cli.options import (
     CfgOpt,
     DebugOpt,
@@ -61,6 +62,7 @@ def val(
     found = measure(loaded, data, options, split=split)
     record = {"model": str(source.model), "data": data, "split": split, **found}
     _show(record)
+    after_measuring(loaded, source, data)
     write_json(json_file, record)
 
 
