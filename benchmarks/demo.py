@@ -40,7 +40,7 @@ from yoloprune.rounds.run import run_recipe
 
 SIZE = 160
 WEIGHTS = Path(__file__).parent.parent / "weights/yoloprune-demo-dense.weights"
-FULL, PLAIN, REPAIRED = "full size", "the same cut, not repaired", "cut and repaired"
+FULL, PLAIN, REPAIRED = "full size", "the cut alone", "cut and repaired"
 RECIPE = """# yoloprune run recipe.yaml: what the repaired network went through next
 model: cut/yoloprune-demo-slim.cfg
 data: data/shapes.yaml

@@ -164,7 +164,7 @@ def test_the_demo_tells_its_story(repo: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = ("full size", "the same cut", "cut and repaired", "made sparse", "cut again")
+    rows = ("full size", "the cut alone", "cut and repaired", "made sparse", "cut again")
     for row in (*rows, "fine-tuned"):
         assert f"│ {row}" in done.stdout
     assert re.search(r"\d times fewer parameters, .* as fast; AP 0\.\d+ → 0\.\d+", done.stdout)
