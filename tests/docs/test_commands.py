@@ -34,6 +34,7 @@ SHORTER = (
     (r"--imgsz \d+", "--imgsz 96"),
     (r"(--calib \S+)", r"\1 --calib-images 8"),
     (r"^(yoloprune sensitivity .*)", r"\1 --shares 0.5"),
+    (r"--rounds \d+", "--rounds 1"),
     (r"\bepochs: \d+", "epochs: 1"),
     (r"\bepochs=\d+", "epochs=1"),
     (r"\bimgsz: \d+", "imgsz: 96"),
