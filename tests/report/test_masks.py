@@ -10,7 +10,7 @@ import numpy as np
 from tests.nets import Chain
 from yoloprune.mask.masking import mask_model
 from yoloprune.mask.spec import MaskSpec
-from yoloprune.report.masks import masks_picture, write_masks_picture
+from yoloprune.report.masks import masks_picture, write_masks_picture, write_rounds_of_masks
 
 
 def test_panels_of_what_there_is(tmp_path: Path) -> None:
@@ -33,3 +33,19 @@ def test_the_gap_of_a_mask_is_seen() -> None:
         return int((np.abs(picture.astype(int) - (0xCD, 0xC3, 0xB9)).max(axis=2) < 3).sum())
 
     assert grey(gone) > 10 * grey(values)
+
+
+def test_rounds_and_their_limit(tmp_path: Path) -> None:
+    """The limit is a line of its own colour; without one there is none."""
+    rows = [
+        {"name": f"round{i}", "sparsity": {"overall": 0.2 * i}, "AP": 0.5 - 0.1 * i,
+         **({"untrained": {"AP": 0.4 - 0.1 * i}} if i else {})}
+        for i in range(3)
+    ]  # fmt: skip
+
+    def orange(limit: float | None) -> int:
+        path = write_rounds_of_masks(tmp_path / "r.png", rows, "AP", "round1", limit)
+        picture = cv2.imread(str(path)).astype(int)
+        return int((np.abs(picture - (0x00, 0x5E, 0xD5)).max(axis=2) < 3).sum())
+
+    assert orange(None) == 0 < orange(0.25)

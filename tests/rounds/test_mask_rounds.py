@@ -118,6 +118,27 @@ def test_another_run_is_refused_and_a_finished_one_told(data: Path, undisturbed:
     assert (undisturbed / "run.json").stat().st_mtime_ns == before
 
 
+def test_the_command_goes_round_and_on(data: Path, tmp_path: Path) -> None:
+    words = [
+        *("mask", "yoloprune-demo.cfg", "--method", "l1_unstructured", "--amount", "30%"),
+        *("--weights", str(REPO / "weights/yoloprune-demo-dense.weights"), "--data", str(data)),
+        *("--rounds", "1", "--epochs", "1", "--max-drop", "0.9", "--imgsz", "96"),
+        *("--train-batch", "4", "--set", "plots=false", "--set", "workers=0", "--device", "cpu"),
+        *("-o", str(tmp_path / "out"), "--json", str(tmp_path / "a.json")),
+    ]
+    runner = CliRunner(env={"COLUMNS": "200"})
+    first = runner.invoke(app, words)
+    assert first.exit_code == 0, first.output
+    assert "stopped: 1 rounds are done; the result is round1" in first.stdout
+    assert "96×96" in first.stdout and "round1 ←" in first.stdout
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["imgsz"] == [96, 96] and record["rounds_done"][1]["amount"] == 0.3
+    again = runner.invoke(app, words)
+    assert again.exit_code == 0 and "the result is round1" in again.stdout
+    other = runner.invoke(app, [*words, "--amount", "0.4"])
+    assert other.exit_code == 1 and "changed since: mask.amount: 0.3 → 0.4" in other.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-_INK, _LINE, _BEFORE, _AFTER = "#4a5663", "#d9dee4", "#b9c3cd", "#0072b2"
+_INK, _LINE, _BEFORE, _AFTER, _LIMIT = "#4a5663", "#d9dee4", "#b9c3cd", "#0072b2", "#d55e00"
 _BINS = 121
 _SHOWN = 0.998
 """Share of the values that the axis reaches; what is beyond stands in the outer bars."""
@@ -62,7 +62,11 @@ def masks_picture(
 
 
 def write_rounds_of_masks(
-    path: Path, rows: Sequence[Mapping[str, Any]], key: str, accepted: str
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    accepted: str,
+    limit: float | None = None,
 ) -> Path:
     """Draw what each round of masks cost, before and after it was fine-tuned.
 
@@ -72,6 +76,7 @@ def write_rounds_of_masks(
             before fine-tuning as ``untrained``.
         key: what a network is judged by, such as ``AP``.
         accepted: name of the row that is the result; it is drawn filled.
+        limit: what ``key`` may not fall below, if it was limited.
 
     Returns:
         The picture's path.
@@ -95,11 +100,13 @@ def write_rounds_of_masks(
             markerfacecolor=_AFTER if chosen else "white", markeredgewidth=1.6, zorder=3,
         )  # fmt: skip
         axes.annotate(
-            row["name"], (at, value), xytext=(0, 9), textcoords="offset points", ha="center",
+            row["name"], (at, value), xytext=(6, 6), textcoords="offset points",
             fontsize=9, color=_INK, weight="bold" if chosen else "normal",
         )  # fmt: skip
     axes.set_ylim(0, 1.15 * max(y) or 1.0)
-    axes.margins(x=0.07)
+    axes.margins(x=0.09)
+    if limit is not None and limit > 0:
+        axes.axhline(limit, color=_LIMIT, linewidth=1.2, linestyle=(0, (4, 3)), label="limit")
     axes.set_xlabel("zeros in all parameters, %", color=_INK, fontsize=9.5)
     axes.set_ylabel(key.replace("_", " "), color=_INK, fontsize=9.5)
     axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower left")

@@ -182,7 +182,10 @@ class _Run:
 
         def tune() -> tuple[tuple[Path, ...], dict[str, Any]]:
             before = self.state.stages[f"{name}/masked"]["record"]
-            told = {"untrained": {key: before[key] for key in FIGURES if key in before}}
+            told = {
+                "amount": before["amount"],
+                "untrained": {key: before[key] for key in FIGURES if key in before},
+            }
             return self.saved(self.trained(masked, f"{name}/tuned"), name, told)
 
         return self.stage(name, tune)
@@ -246,11 +249,13 @@ class _Run:
         models = {"before": self.model, "after": result}
         where = {"before": self.state.files("dense"), "after": files}
         sides = cost(models, where, self.size, batch=1, device=self.device, repeats=30)
-        picture = write_rounds_of_masks(out / f"{stem}-rounds.png", rows, key, accepted)
+        drop = self.options.max_drop
+        limit = None if drop is None else rows[0][key] - drop
+        picture = write_rounds_of_masks(out / f"{stem}-rounds.png", rows, key, accepted, limit)
         record = {
             "model": str(self.source.model),
-            "imgsz": list(self.size),
             **self.options.identity(),
+            "imgsz": list(self.size),
             "rounds_done": rows,
             "figure": key,
             "accepted": accepted,
