@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.measure.detect import DetectOptions
-from yoloprune.measure.exported import ExportedModel
-from yoloprune.models import int8, int8_onnx
+from yoloprune.measure.exported import deployed_file, file_accuracy
+from yoloprune.models import int8, int8_handed, int8_onnx, int8_openvino, net_graph
+from yoloprune.models.difference import difference
 from yoloprune.models.door import load
-from yoloprune.models.export import ExportOptions, export_model
+from yoloprune.models.export import ExportOptions, export_file, export_model
 from yoloprune.models.fake_quant import group_errors, output_error
 from yoloprune.models.int8 import Int8Options, quantise
 from yoloprune.models.keep_float import DECODING, dominant, parse_keep_float, ranked
@@ -116,7 +118,7 @@ def test_a_slim_model_in_8_bits(slim: nn.Module, tmp_path: Path) -> None:
     assert len(places(result.file, in_8_bits=True)) > 30
     assert set(record.group_errors) & {"model.0", "model.4"} == set()
     assert 0 < record.error < 0.25 and 1e-4 < record.agreement < 0.25
-    model = ExportedModel(slim, result.file)
+    model = deployed_file(slim, result.file, DetectOptions(imgsz=64, batch=1))
     x = pictures(count=2)
     with torch.no_grad():
         assert output_error(slim(x)[0], model(x)) < 0.25
@@ -181,10 +183,9 @@ def test_a_darknet_network_keeps_its_ap(demo: nn.Module, shapes: Path, tmp_path:
     images = load_pictures(demo, shapes, size).images  # type: ignore[arg-type]
     how = ExportOptions(out=tmp_path, precision="int8", calibration=images, batch=3)
     result = export_model(demo, "demo", how)
-    options = DetectOptions(imgsz=size, batch=4)  # type: ignore[arg-type]
-    full, eight = (
-        evaluate(m, data, options).metrics.AP for m in (demo, ExportedModel(demo, result.file))
-    )
+    options = DetectOptions(imgsz=size, batch=3)  # type: ignore[arg-type]
+    full = evaluate(demo, data, options).metrics.AP
+    eight = file_accuracy(demo, data, options)(result.file)
     assert full > 0.3 and abs(full - eight) < 0.05  # 8 pictures in batches of 3
     props = {entry.key: entry.value for entry in onnx.load(result.file).metadata_props}
     assert props["letterbox"] == "false"
@@ -194,10 +195,9 @@ def test_a_darknet_network_keeps_its_ap(demo: nn.Module, shapes: Path, tmp_path:
 def test_a_file_has_the_ap_of_its_model(demo: nn.Module, shapes: Path, tmp_path: Path) -> None:
     data = load_dataset(shapes)
     result = export_model(demo, "demo", ExportOptions(out=tmp_path, batch=3))
-    options = DetectOptions(imgsz=demo.net_size, batch=4)  # type: ignore[arg-type]
+    options = DetectOptions(imgsz=demo.net_size, batch=3)  # type: ignore[arg-type]
     expected = evaluate(demo, data, options).metrics.AP
-    found = evaluate(ExportedModel(demo, result.file), data, options).metrics.AP
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert file_accuracy(demo, data, options)(result.file) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("drop", [0.035, 0.0])
@@ -275,7 +275,10 @@ def test_what_cannot_be_kept(text: str) -> None:
     [
         ({}, "--precision int8: needs pictures to calibrate on, got none"),
         ({"calibration": []}, "--precision int8: needs pictures to calibrate on, got none"),
-        ({"format": "torchscript"}, "--precision int8: not for torchscript, expected one of onnx"),
+        (
+            {"format": "torchscript"},
+            "--precision int8: not for torchscript, expected one of onnx, openvino",
+        ),
     ],
 )
 def test_what_is_refused(
@@ -385,3 +388,142 @@ def test_flags_that_cannot_be(
     assert done.exit_code == code
     assert message in " ".join(done.output.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+# --- OpenVINO
+
+
+def weights_in_8_bits(folder: Path) -> dict[str, bool]:
+    """Place of every convolution of an OpenVINO network → whether its weights are in 8 bits."""
+    import openvino
+
+    def constants(node: Any) -> list[Any]:
+        if node.get_type_name() == "Constant":
+            return [node]
+        sources = [entry.get_node() for entry in node.input_values()]
+        return [found for source in sources for found in constants(source)]
+
+    model = openvino.Core().read_model(int8_openvino.xml_in(folder))
+    convolutions = [op for op in model.get_ordered_ops() if "Convolution" in op.get_type_name()]
+    kinds = {
+        int8_openvino.openvino_place(op.get_friendly_name()): {
+            c.get_element_type().get_type_name() for c in constants(op.input_value(1).get_node())
+        }
+        for op in convolutions
+    }
+    return {place: "i8" in found for place, found in kinds.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["slim", "demo"])
+def test_openvino_in_8_bits(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    model: nn.Module = request.getfixturevalue(family)
+    how = ExportOptions(
+        out=tmp_path, format="openvino", imgsz=64, precision="int8", calibration=pictures(),
+        keep_float="auto,model.5" if family == "demo" else "auto,model.4.cv1",
+    )  # fmt: skip
+    result = export_model(model, "net", how)
+    assert result.file == tmp_path / "net_int8_openvino_model" and result.int8 is not None
+    assert (result.file / "metadata.yaml").exists() and result.bytes > 1e5
+    eight = weights_in_8_bits(result.file)
+    kept = [path for path in result.kept_float if path != DECODING]
+    for place, is_eight in eight.items():
+        fixed = ".dfl." in place
+        assert is_eight != (fixed or net_graph.within(place, kept)), place
+    assert sum(eight.values()) > 5 and sum(not found for found in eight.values()) > 3
+    found = deployed_file(model, result.file, DetectOptions(imgsz=64, batch=1))
+    x = pictures(count=2)
+    with torch.no_grad():
+        assert difference([model(x)[0].numpy()], [found(x).numpy()]) < 0.5
+    if family == "slim":
+        assert 0 < result.int8.error < 0.25 and result.int8.agreement < 0.25
+
+
+def test_places_of_openvino_names() -> None:
+    place = int8_openvino.openvino_place
+    assert place("__module.model.0.conv/aten::_convolution/Convolution") == "model.0.conv"
+    assert place("__module.model.22/aten::cat/Concat_9") == "model.22"
+    assert place("Constant_7") == "" and place("/x") == ""
+
+
+def test_a_folder_without_a_network(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="holds 0 .xml files, expected the network's own"):
+        int8_openvino.xml_in(tmp_path)
+
+
+# --- Ultralytics' exporters
+
+
+def test_pictures_for_ultralytics_are_the_same(tmp_path: Path) -> None:
+    import cv2
+    import yaml
+
+    images = (pictures() * 255).round() / 255
+    file = int8_handed.calibration_set(images, {0: "disc"}, tmp_path / "set")
+    content = yaml.safe_load(file.read_text())
+    assert content["names"] == {0: "disc"} and content["train"] == "images"
+    files = sorted((file.parent / "images").iterdir())
+    read = np.stack([cv2.imread(str(f))[..., ::-1].transpose(2, 0, 1) for f in files])
+    np.testing.assert_array_equal(read, (images * 255).round().byte().numpy())
+    with pytest.raises(ExportError, match="takes pictures of 3 channels in this format, got 1"):
+        int8_handed.calibration_set(images[:, :1], {0: "disc"}, tmp_path / "grey")
+
+
+@pytest.mark.slow
+def test_ultralytics_calibrates_on_them(slim: nn.Module, tmp_path: Path) -> None:
+    """Its own ONNX quantisation stands for all exporters that take ``data``."""
+    data = int8_handed.calibration_set(pictures(), slim.names, tmp_path / "set")  # type: ignore[arg-type]
+    how = ExportOptions(
+        out=tmp_path, imgsz=64, extra={"quantize": 8, "data": str(data), "split": "train"}
+    )
+    file = export_file(slim, tmp_path / "thin.pt", how)
+    assert sum(convs_by_kind(file).values()) > 30
+
+
+def convs_by_kind(file: Path) -> dict[str, bool]:
+    graph = onnx.load(file).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    return {node.name: made.get(node.input[1]) == "DequantizeLinear" for node in convolutions}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"format": "ncnn"},
+            "not for ncnn, expected one of onnx, .*ncnn2table and ncnn2int8, come",
+        ),
+        ({"format": "mnn", "keep_float": "none"}, "mnn: needs MNN, which is not installed"),
+    ],
+)
+def test_other_formats(
+    options: dict[str, Any], message: str, demo: nn.Module, tmp_path: Path
+) -> None:
+    how = ExportOptions(out=tmp_path, precision="int8", calibration=pictures(), **options)
+    with pytest.raises(ExportError, match=message):
+        export_model(demo, "demo", how)
+
+
+def test_what_other_tools_cannot_keep() -> None:
+    for options in (Int8Options(keep_float="none"), Int8Options(max_drop=0.1)):
+        with pytest.raises(ExportError, match="not for litert, where its own tool says what stays"):
+            int8.check_int8("litert", options)
+    int8.check_int8("litert", Int8Options())
+
+
+def test_aliases_are_spelled_out(tmp_path: Path) -> None:
+    assert ExportOptions(out=tmp_path, format="tflite").format == "litert"
+    assert ExportOptions(out=tmp_path, format="tensorrt").format == "engine"
+
+
+def test_nncf_is_asked_for(
+    demo: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    how = ExportOptions(out=tmp_path, format="openvino", precision="int8", calibration=pictures())
+    with pytest.raises(
+        ExportError, match="openvino: needs nncf, .* pip install 'yoloprune.runtime"
+    ):
+        export_model(demo, "demo", how)

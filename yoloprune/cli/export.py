@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 
 PrecisionOpt = Annotated[
     str | None,
-    typer.Option(help="fp32, fp16 or int8 (onnx: by ONNX Runtime's own static quantisation)."),
+    typer.Option(
+        help="fp32, fp16, or int8 by the format's own tool: ONNX Runtime's for onnx, NNCF for "
+        "openvino, what Ultralytics' exporters call for others."
+    ),
 ]
 CalibOpt = Annotated[
     str | None,
@@ -158,12 +161,10 @@ def _check_flags(
     """Refuse flags that mean nothing together, before any work."""
     from yoloprune.measure.pictures import find_pictures
     from yoloprune.measure.tasks import look
-    from yoloprune.models.export import check_int8
-    from yoloprune.models.int8 import as_pictures
-    from yoloprune.models.keep_float import parse_keep_float
+    from yoloprune.models.int8 import as_pictures, check_int8
 
-    check_int8(options)
-    parse_keep_float(options.keep_float)
+    if options.precision == "int8":
+        check_int8(options.format, options.quantised)
     given = {"--calib": calib, "--data": data, "--max-drop": max_drop}
     for name, value in given.items():
         if value is not None and options.precision != "int8":
@@ -219,14 +220,15 @@ def _show(record: Mapping[str, Any]) -> None:
     """Where the exported model is, and how it compares."""
     show_line(f"wrote {record['file']}")
     check = record["check"]
-    if check is None:
+    if check is not None:
+        shapes = " and ".join("×".join(str(n) for n in shape) for shape in check["inputs"])
+        whose = " in float32" if record["int8"] is not None else ""
+        show_line(
+            f"{check['runtime']}{whose} on {shapes}: differs by {check['max_rel_diff']:.1e} of the "
+            f"output's scale (at most {check['tolerance']:g} is allowed)"
+        )
+    elif record["int8"] is None or record["int8"]["error"] is None:
         show_line(f"{record['format']}: not run here, so not compared with the model")
-        return
-    shapes = " and ".join("×".join(str(n) for n in shape) for shape in check["inputs"])
-    show_line(
-        f"{check['runtime']} on {shapes}: differs by {check['max_rel_diff']:.1e} of the output's "
-        f"scale (at most {check['tolerance']:g} is allowed)"
-    )
     if record["int8"] is not None:
         _show_int8(record)
 
@@ -234,19 +236,24 @@ def _show(record: Mapping[str, Any]) -> None:
 def _show_int8(record: Mapping[str, Any]) -> None:
     """What 8 bits cost, and what they were kept from."""
     how = record["int8"]
-    show_line(
-        f"int8 by {how['tool']} on {how['pictures']} pictures: {record['bytes'] / 1e6:.2f} MB; "
-        f"detections differ from float32's by {how['error']:.3f}, outputs by at most "
-        f"{how['agreement']:.2g} of their scale"
-    )
+    differs = ""
+    if how["error"] is not None:
+        differs = (
+            f"; detections differ from float32's by {how['error']:.3f}, outputs by at most "
+            f"{how['agreement']:.2g} of their scale"
+        )
+    size = f"{record['bytes'] / 1e6:.2f} MB"
+    show_line(f"int8 by {how['tool']} on {how['pictures']} pictures: {size}{differs}")
     reasons: dict[str, list[str]] = {}
     for path, why in record["kept_float"].items():
         reasons.setdefault(why, []).append(path)
     for why, paths in reasons.items():
         show_line(f"in float: {', '.join(paths)}: {why}")
-    if how["ap"] is not None:
+    if how["ap_fp32"] is not None:
         held = {None: "", True: ", as asked for", False: ", more than --max-drop"}[how["held"]]
         show_line(
             f"AP {how['ap']:.4f}, of the float32 file {how['ap_fp32']:.4f}: "
             f"{how['ap_fp32'] - how['ap']:+.4f} lost{held}"
         )
+    elif how["ap"] is not None:
+        show_line(f"AP {how['ap']:.4f}")

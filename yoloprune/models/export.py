@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -24,8 +26,9 @@ from yoloprune.models.checkpoint import task_of
 from yoloprune.models.difference import TOLERANCE, difference
 from yoloprune.models.door import input_size_of
 from yoloprune.models.faster import rewrite
-from yoloprune.models.formats import check_format, put, refuse
-from yoloprune.models.int8 import TOOLS, Int8Options, Int8Record, as_pictures, quantise
+from yoloprune.models.formats import ALIASES, check_format, put, refuse
+from yoloprune.models.int8 import TOOLS, Int8Options, Int8Record, as_pictures, check_int8, quantise
+from yoloprune.models.int8_handed import calibration_set
 
 HALF_TOLERANCE = 5e-2
 Precision = Literal["fp32", "fp16", "int8"]
@@ -37,7 +40,8 @@ class ExportOptions:
 
     Attributes:
         out: folder for the result.
-        format: any of Ultralytics' export formats; what it needs must be installed.
+        format: any of Ultralytics' export formats, or an alias (``tflite``, ``tensorrt``); what it
+            needs must be installed.
         imgsz: input size in pixels; None is the model's own.
         batch: pictures a pass.
         dynamic: leave batch, height and width open (formats that can).
@@ -67,11 +71,12 @@ class ExportOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself before any work.
+        """Call the format what Ultralytics calls it; refuse what contradicts itself.
 
         Raises:
-            ExportError: it does.
+            ExportError: something does.
         """
+        object.__setattr__(self, "format", ALIASES.get(self.format, self.format))
         if self.precision not in get_args(Precision):
             raise ExportError(
                 f"--precision: got {self.precision!r}, expected {', '.join(get_args(Precision))}."
@@ -159,9 +164,9 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
         ExportError: the format is unknown or needs what is not installed, the export failed,
             the result differs, or there is nothing to calibrate on; nothing is left behind.
     """
-    check_format(options.format)
-    check_int8(options)
+    check_format(options.format, options.precision)
     if options.precision == "int8":
+        check_int8(options.format, options.quantised)
         options = replace(options, calibration=as_pictures(options.calibration))
     check_writable(options.out)
     check_space(options.out, 12 * sum(p.numel() for p in model.parameters()))
@@ -169,7 +174,9 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
         refuse(options.out / file_name(name, options.format, options.precision))
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=FOLDER, dir=options.out) as folder:
-        exporter, made = _export(model, Path(folder) / f"{name}.pt", options)
+        exporter, made = _export(
+            model, Path(folder) / f"{name}.pt", _handed(model, options, folder)
+        )
         height, width = exporter.imgsz
         check = None
         if exporter.args.format == "onnx":
@@ -177,10 +184,12 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
             check = _check(model, exporter, made, options)
         kept: dict[str, str] = {}
         record = None
-        if options.precision == "int8":
+        if options.precision == "int8" and options.format in TOOLS:
             made, kept, record = quantise(
                 model, made, options.format, options.batch, options.quantised
             )
+        elif options.precision == "int8":
+            record = _record(made, options)
         target = options.out / made.name
         if not options.overwrite:
             refuse(target)
@@ -192,6 +201,31 @@ def export_model(model: nn.Module, name: str, options: ExportOptions) -> ExportR
     )  # fmt: skip
 
 
+def _handed(model: nn.Module, options: ExportOptions, folder: str) -> ExportOptions:
+    """Of a format that Ultralytics brings to 8 bits: with what it needs for that."""
+    if options.precision != "int8" or options.format in TOOLS:
+        return options
+    pictures = cast(Tensor, options.calibration)
+    data = calibration_set(pictures, cast(Any, model).names, Path(folder) / "pictures")
+    extra = {"quantize": 8, "data": str(data), "split": "train", **options.extra}
+    return replace(options, extra=extra)
+
+
+def _record(made: Path, options: ExportOptions) -> Int8Record:
+    """What is known of a file in 8 bits that Ultralytics' exporters made."""
+    from ultralytics import __version__
+
+    start = time.perf_counter()
+    found = None if options.accuracy is None else options.accuracy(made)
+    return Int8Record(
+        tool=f"ultralytics {__version__}",
+        settings=dict(options.extra),
+        pictures=len(cast(Tensor, options.calibration)),
+        ap=found,
+        seconds=time.perf_counter() - start,
+    )
+
+
 def file_name(name: str, file_format: str, precision: Precision) -> str:
     """What an export is called.
 
@@ -201,19 +235,7 @@ def file_name(name: str, file_format: str, precision: Precision) -> str:
         precision: of the export.
     """
     mark = "_int8" if precision == "int8" else ""
-    return f"{name}{mark}{check_format(file_format)}"
-
-
-def check_int8(options: ExportOptions) -> None:
-    """Refuse a format that is not brought to 8 bits.
-
-    Raises:
-        ExportError: it is not.
-    """
-    if options.precision == "int8" and options.format not in TOOLS:
-        raise ExportError(
-            f"--precision int8: not for {options.format}, expected one of {', '.join(TOOLS)}."
-        )
+    return f"{name}{mark}{check_format(file_format, precision)}"
 
 
 def _bytes(made: Path) -> int:
@@ -260,7 +282,8 @@ def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, 
     if options.format == "onnx" and options.rewritten:
         rewrite(copy)
     try:
-        with _no_installing():
+        with _no_installing(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on its own old exporters
             exporter = Exporter(overrides=settings)
             made = exporter(model=copy)
     except ImportError as exc:

@@ -10,15 +10,24 @@ from pathlib import Path
 from yoloprune.errors import ExportError
 from yoloprune.files import remove_empty
 
+ALIASES = {"tflite": "litert", "tensorrt": "engine", "trt": "engine"}
+"""What people call a format → what Ultralytics calls it."""
 
-def check_format(name: str) -> str:
+
+def check_format(name: str, precision: str = "fp32") -> str:
     """What is added to a model's name in a format.
 
-    Raises:
-        ExportError: there is no such format, or what it needs is not installed.
-    """
-    from ultralytics.engine.exporter import export_formats
+    Args:
+        name: Ultralytics' name of the format, or an alias.
+        precision: in 8 bits some formats need more.
 
+    Raises:
+        ExportError: there is no such format, it has no such precision, or what it needs is not
+            installed.
+    """
+    from ultralytics.engine.exporter import INT8_FORMATS, export_formats
+
+    name = ALIASES.get(name, name)
     table = export_formats()
     suffixes = dict(zip(table["Argument"], table["Suffix"], strict=True))
     suffixes.pop("-", None)  # PyTorch itself
@@ -26,9 +35,17 @@ def check_format(name: str) -> str:
         raise ExportError(
             f"--format: unknown, got {name!r}, expected one of {', '.join(suffixes)}."
         )
-    for module in _NEEDS.get(name, ()):
+    if precision == "int8" and name not in INT8_FORMATS:
+        also = f" {_NO_INT8[name]}" if name in _NO_INT8 else ""
+        raise ExportError(
+            f"--precision int8: not for {name}, expected one of "
+            f"{', '.join(f for f in suffixes if f in INT8_FORMATS)}.{also}"
+        )
+    needs = _NEEDS.get(name, ()) + (_INT8_NEEDS.get(name, ()) if precision == "int8" else ())
+    for module in needs:
         if not _is_installed(module):
-            extra = " For ONNX: pip install 'yoloprune[runtimes]'." if name == "onnx" else ""
+            package = _PACKAGES.get(module, "")
+            extra = f" pip install {package}." if package else ""
             raise ExportError(f"{name}: needs {module}, which is not installed.{extra}")
     return str(suffixes[name])
 
@@ -49,6 +66,18 @@ _NEEDS = {
     "executorch": ("executorch",),
 }
 """What an export cannot do without; of other formats only Ultralytics knows."""
+_INT8_NEEDS = {"openvino": ("nncf",), "litert": ("litert_torch", "ai_edge_quantizer")}
+_PACKAGES = {
+    "onnx": "'yoloprune[runtimes]'", "onnxruntime": "'yoloprune[runtimes]'",
+    "openvino": "'yoloprune[runtimes]'", "nncf": "'yoloprune[runtimes]'",
+    "ncnn": "ncnn pnnx", "litert_torch": "litert-torch", "ai_edge_quantizer": "ai-edge-quantizer",
+}  # fmt: skip
+"""Module → what brings it."""
+_NO_INT8 = {
+    "ncnn": "ncnn's own tools for it, ncnn2table and ncnn2int8, come with its sources, not with "
+    "the packages ncnn and pnnx: build them and run them on the fp32 export.",
+}
+"""Format → what its users do instead."""
 
 
 def _is_installed(module: str) -> bool:

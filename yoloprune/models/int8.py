@@ -22,6 +22,7 @@ from yoloprune.errors import ExportError, typed_line
 from yoloprune.models.difference import difference
 from yoloprune.models.fake_quant import group_errors, output_error
 from yoloprune.models.int8_onnx import OnnxTool
+from yoloprune.models.int8_openvino import OpenVinoTool
 from yoloprune.models.keep_float import (
     DECODING,
     KeepFloat,
@@ -74,7 +75,8 @@ class Int8Record:
         tool: name and version of what did it.
         settings: of the tool.
         pictures: that it was calibrated on.
-        agreement: largest difference from the outputs in float32, as a share of their scale.
+        agreement: largest difference from the outputs in float32, as a share of their scale; None
+            of what Ultralytics' exporters made.
         error: how far detections are from those in float32, see ``output_error``.
         group_errors: the same of each group alone, in torch; empty where none were judged.
         ap, ap_fp32: as measured on the very files; None where they were not.
@@ -87,14 +89,14 @@ class Int8Record:
     tool: str
     settings: Mapping[str, Any]
     pictures: int
-    agreement: float
-    error: float
-    group_errors: Mapping[str, float]
-    ap: float | None
-    ap_fp32: float | None
-    max_drop: float | None
-    held: bool | None
-    tries: int
+    agreement: float | None = None
+    error: float | None = None
+    group_errors: Mapping[str, float] = field(default_factory=dict)
+    ap: float | None = None
+    ap_fp32: float | None = None
+    max_drop: float | None = None
+    held: bool | None = None
+    tries: int = 1
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +120,10 @@ class Tool(Protocol):
         """Outputs of a file for each batch."""
 
 
-TOOLS: dict[str, Callable[[Path, Path, Collection[str]], Tool]] = {"onnx": OnnxTool}
+TOOLS: dict[str, Callable[[Path, Path, Collection[str]], Tool]] = {
+    "onnx": OnnxTool,
+    "openvino": OpenVinoTool,
+}
 """Format → what brings it to 8 bits here."""
 
 
@@ -170,6 +175,21 @@ def quantise(
         seconds=time.perf_counter() - start,
     )  # fmt: skip
     return trial.target, found.kept, record
+
+
+def check_int8(file_format: str, options: Int8Options) -> None:
+    """Refuse what means nothing for a format, before any work.
+
+    Raises:
+        ExportError: it does not.
+    """
+    parse_keep_float(options.keep_float)
+    asked = options.keep_float != "auto" or options.max_drop is not None
+    if asked and file_format not in TOOLS:
+        raise ExportError(
+            f"--keep-float, --max-drop: not for {file_format}, where its own tool says what stays "
+            f"in float, expected one of {', '.join(TOOLS)}."
+        )
 
 
 def as_pictures(calibration: Tensor | Iterable[Tensor] | None) -> Tensor:
