@@ -35,9 +35,8 @@ SHORTER = (
     (r"(--calib \S+)", r"\1 --calib-images 8"),
     (r"^(yoloprune sensitivity .*)", r"\1 --shares 0.5"),
     (r"--rounds \d+", "--rounds 1"),
-    (r"\bepochs: \d+", "epochs: 1"),
-    (r"\bepochs=\d+", "epochs=1"),
-    (r"\bimgsz: \d+", "imgsz: 96"),
+    (r"\bepochs([:=] *)\d+", r"epochs\g<1>1"),
+    (r"\bimgsz([:=] *)\d+", r"imgsz\g<1>96"),
     (r"\brounds: \d+", "rounds: 1"),
 )
 """What takes long → what takes seconds and does the same."""

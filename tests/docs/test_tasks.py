@@ -170,3 +170,20 @@ def test_find_out_why_a_layer_was_kept(mine: Path) -> None:
     outputs = [layer for layer in kept if layer["name"].startswith("model.22.cv3")]
     assert outputs
     assert all("output" in layer["reason"] for layer in outputs)
+
+
+def test_export_in_8_bits(mine: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    do("guides/int8", "yoloprune export mine.pt")
+    (path,) = mine.rglob("mine*int8.onnx")
+    kinds = {node.op_type for node in onnx.load(str(path)).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    picture = np.random.default_rng(0).random((1, 3, 96, 96), dtype=np.float32)
+    found = torch.from_numpy(session.run(None, {given.name: picture})[0])
+    with torch.no_grad():
+        wanted = load("mine.pt")[0](torch.from_numpy(picture))[0]
+    assert found.shape == wanted.shape
+    assert float((found - wanted).norm() / wanted.norm()) < 0.1
