@@ -6,6 +6,7 @@ import io
 import sys
 
 from yoloprune.cli import (  # each enters itself
+    bench,
     diff,
     doctor,
     export,
@@ -24,6 +25,7 @@ from yoloprune.cli.app import app
 
 __all__ = [
     "app",
+    "bench",
     "diff",
     "doctor",
     "export",

@@ -84,6 +84,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "yoloprune predict mine.pt pictures/ clip.mp4 --conf 0.4",
         "yoloprune predict --cfg yolov4-tiny.cfg 'pictures/*.jpg' --json -",
     ),
+    "bench": (
+        "yoloprune bench mine-slim.pt --baseline mine.pt --data mine.yaml",
+        "yoloprune bench mine-slim.pt --baseline mine.pt --runtimes all --batch 1,8 --threads 1,2",
+    ),
     "profile": ("yoloprune profile mine.pt",),
     "sensitivity": ("yoloprune sensitivity mine.pt --data mine.yaml",),
     "mask": ("yoloprune mask mine.pt --method l1_unstructured --amount 0.5",),

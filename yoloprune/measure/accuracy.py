@@ -116,7 +116,7 @@ def evaluate(
             shows no object, its parameters are not finite, or its output is malformed.
     """
     check_finite(model)
-    _check_classes(model, dataset)
+    check_classes(model, dataset)
     place = device_of(model) if options.device is None else find_device(options.device)
     start = time.perf_counter()
     found = list(detect(model, dataset.images, options))
@@ -176,7 +176,12 @@ def coco_metrics(detections: Sequence[Detections], dataset: Dataset) -> CocoMetr
     return _metrics(result, dataset.names)
 
 
-def _check_classes(model: nn.Module, dataset: Dataset) -> None:
+def check_classes(model: nn.Module, dataset: Dataset) -> None:
+    """Refuse a data set of other classes; warn of one that names them in another order.
+
+    Raises:
+        MeasureError: it names another number of classes than the model knows.
+    """
     known, shown = class_count(model), len(dataset.names)
     if known != shown:
         raise MeasureError(

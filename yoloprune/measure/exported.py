@@ -18,7 +18,7 @@ from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.images import input_size
 from yoloprune.measure.runtimes import RuntimeName, RuntimeOptions
 from yoloprune.measure.sessions.base import Session
-from yoloprune.measure.sessions.table import SESSIONS
+from yoloprune.measure.sessions.table import session_class
 
 _RUNTIMES: dict[str, RuntimeName] = {
     ".onnx": "onnxruntime",
@@ -38,6 +38,8 @@ class Deployed(nn.Module):
         run: takes float32 ``[batch, C, H, W]`` in 0 … 1, gives the first raw output.
         batch: pictures that it takes a pass.
     """
+
+    end2end: bool
 
     def __init__(
         self, model: nn.Module, run: Callable[[NDArray[Any]], NDArray[Any]], batch: int
@@ -77,13 +79,13 @@ def open_file(file: Path, options: DetectOptions, threads: int = 1) -> Session:
         raise MeasureError(
             f"{file}: is run by nothing here, expected a name that ends in {', '.join(_RUNTIMES)}."
         )
-    lacks = SESSIONS[runtime].absent()
+    lacks = session_class(runtime).absent()
     if lacks is not None:
         raise MeasureError(f"{file}: {runtime}: {lacks}.")
     how = RuntimeOptions(
         runtime=runtime, imgsz=input_size(options.imgsz), batch=options.batch, threads=threads
     )
-    return SESSIONS[runtime].of_file(file, how)
+    return session_class(runtime).of_file(file, how)
 
 
 def deployed_file(model: nn.Module, file: Path, options: DetectOptions) -> Deployed:

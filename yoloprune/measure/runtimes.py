@@ -115,6 +115,11 @@ def missing(runtime: RuntimeName) -> str | None:
     return f"is not installed. pip install {needs.install}"
 
 
+def module_of(runtime: RuntimeName) -> str:
+    """The Python module that is the runtime itself."""
+    return _NEEDS[runtime].modules[0]
+
+
 def version_of(runtime: RuntimeName) -> str:
     """Of an installed runtime.
 
@@ -124,7 +129,7 @@ def version_of(runtime: RuntimeName) -> str:
     lacks = missing(runtime)
     if lacks is not None:
         raise MeasureError(f"--runtime {runtime}: {lacks}.")
-    module = _NEEDS[runtime].modules[0]
+    module = module_of(runtime)
     try:
         return metadata.version(_DISTRIBUTIONS.get(module, module))
     except metadata.PackageNotFoundError:  # such as onnxruntime-gpu, which has another name

@@ -12,7 +12,7 @@ from torch import nn
 from yoloprune.errors import MeasureError
 from yoloprune.measure.runtimes import RUNTIMES, RuntimeName, RuntimeOptions, missing
 from yoloprune.measure.sessions.base import Session, random_batch
-from yoloprune.measure.sessions.table import SESSIONS, opened
+from yoloprune.measure.sessions.table import opened, session_class
 from yoloprune.measure.sessions.with_tensorrt import engine_bytes
 from yoloprune.models.difference import difference
 from yoloprune.models.door import load
@@ -22,7 +22,7 @@ QUICK = [name for name in RUNTIMES if name != "torch-compile"]
 
 
 def runtime(name: RuntimeName) -> type[Session]:
-    kind = SESSIONS[name]
+    kind = session_class(name)
     why = kind.absent()
     if why is not None:
         pytest.skip(f"{name}: {why}")
@@ -114,14 +114,14 @@ def test_what_a_runtime_cannot_do_is_said_before_it_is_tried(
 ) -> None:
     how = RuntimeOptions(runtime=name, imgsz=(64, 64), **change)  # type: ignore[arg-type]
     with pytest.raises(MeasureError, match=said):
-        SESSIONS[name].of_model(load("yoloprune-demo.cfg")[0], how, tmp_path)
+        session_class(name).of_model(load("yoloprune-demo.cfg")[0], how, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_opencv_reads_no_pt_as_darknet(tmp_path: Path) -> None:
     how = RuntimeOptions(runtime="opencv-darknet", imgsz=(64, 64))
     with pytest.raises(MeasureError, match="reads Darknet networks, which this is not"):
-        SESSIONS["opencv-darknet"].of_model(load("yolov8n.yaml")[0], how, tmp_path)
+        session_class("opencv-darknet").of_model(load("yolov8n.yaml")[0], how, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ncnn", "litert", "tensorrt", "openvino"])
@@ -142,10 +142,15 @@ def test_files_that_are_no_networks_are_refused(tmp_path: Path) -> None:
         file = tmp_path / "broken.onnx"
         file.write_bytes(b"no network")
         with pytest.raises(MeasureError, match=f"{name}: refuses the network"):
-            SESSIONS[name].of_file(file, RuntimeOptions(runtime=name, imgsz=(64, 64)))
+            session_class(name).of_file(file, RuntimeOptions(runtime=name, imgsz=(64, 64)))
     runtime("ncnn")
     with pytest.raises(MeasureError, match="ncnn: refuses the network"):
-        SESSIONS["ncnn"].of_file(tmp_path, RuntimeOptions(runtime="ncnn", imgsz=(64, 64)))
+        session_class("ncnn").of_file(tmp_path, RuntimeOptions(runtime="ncnn", imgsz=(64, 64)))
+
+
+def test_runtimes_that_there_are_not_are_refused() -> None:
+    with pytest.raises(MeasureError, match="--runtimes: unknown, got 'abacus', expected torch, "):
+        session_class("abacus")  # type: ignore[arg-type]
 
 
 def test_engines_stand_behind_what_ultralytics_says_of_them(tmp_path: Path) -> None:

@@ -1,31 +1,49 @@
-"""The one way to open a network in a runtime."""
+"""The one way to open a network in a runtime. Light: a class is imported when it is asked for."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING, cast
 
 from yoloprune.errors import MeasureError
 from yoloprune.measure.runtimes import RUNTIMES, RuntimeName, RuntimeOptions
 from yoloprune.measure.sessions.base import Session
-from yoloprune.measure.sessions.with_litert import LiteRT
-from yoloprune.measure.sessions.with_ncnn import Ncnn
-from yoloprune.measure.sessions.with_onnxruntime import OnnxRuntime, OnnxRuntimeTensorRT
-from yoloprune.measure.sessions.with_opencv import OpenCV, OpenCVDarknet
-from yoloprune.measure.sessions.with_openvino import OpenVino
-from yoloprune.measure.sessions.with_tensorrt import TensorRT
-from yoloprune.measure.sessions.with_torch import Torch, TorchCompile, TorchScript
 
-_CLASSES: tuple[type[Session], ...] = (
-    Torch, TorchCompile, TorchScript, OnnxRuntime, OnnxRuntimeTensorRT, OpenVino, OpenCV,
-    OpenCVDarknet, Ncnn, LiteRT, TensorRT,
-)  # fmt: skip
-SESSIONS: Mapping[RuntimeName, type[Session]] = {one.name: one for one in _CLASSES}
-assert tuple(SESSIONS) == RUNTIMES
+if TYPE_CHECKING:
+    from torch import nn
+
+_CLASSES: Mapping[RuntimeName, str] = {
+    "torch": "with_torch.Torch",
+    "torch-compile": "with_torch.TorchCompile",
+    "torchscript": "with_torch.TorchScript",
+    "onnxruntime": "with_onnxruntime.OnnxRuntime",
+    "onnxruntime-tensorrt": "with_onnxruntime.OnnxRuntimeTensorRT",
+    "openvino": "with_openvino.OpenVino",
+    "opencv": "with_opencv.OpenCV",
+    "opencv-darknet": "with_opencv.OpenCVDarknet",
+    "ncnn": "with_ncnn.Ncnn",
+    "litert": "with_litert.LiteRT",
+    "tensorrt": "with_tensorrt.TensorRT",
+}
+"""Name → where its class is, in this folder."""
+assert tuple(_CLASSES) == RUNTIMES
+
+
+def session_class(runtime: RuntimeName) -> type[Session]:
+    """What opens networks in a runtime, installed or not.
+
+    Raises:
+        MeasureError: there is no such runtime.
+    """
+    if runtime not in _CLASSES:
+        raise MeasureError(f"--runtimes: unknown, got {runtime!r}, expected {', '.join(_CLASSES)}.")
+    module, name = _CLASSES[runtime].split(".")
+    found = getattr(import_module(f"{__package__}.{module}"), name)
+    return cast(type[Session], found)
 
 
 @contextmanager
@@ -40,7 +58,7 @@ def opened(models: Sequence[nn.Module], options: RuntimeOptions) -> Iterator[lis
         ExportError: a network cannot be exported.
         MeasureError: the runtime or the device is not there, or refuses a network.
     """
-    kind = SESSIONS[options.runtime]
+    kind = session_class(options.runtime)
     lacks = kind.absent()
     if lacks is not None:
         raise MeasureError(f"--runtime {options.runtime}: {lacks}.")

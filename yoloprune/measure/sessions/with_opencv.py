@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloprune.darknet.cfg import cfg_bytes, read_cfg
-from yoloprune.darknet.network import DarknetModel, current_cfg, save_weights
 from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.runtimes import RuntimeName, RuntimeOptions
 from yoloprune.measure.sessions.base import Batch, Session, exported, random_batch
@@ -77,6 +75,8 @@ class OpenCVDarknet(OpenCV):
     name: ClassVar[RuntimeName] = "opencv-darknet"
 
     def __init__(self, file: Path, options: RuntimeOptions) -> None:
+        from yoloprune.darknet.cfg import read_cfg
+
         self._imgsz = options.imgsz
         layers = read_cfg(_cfg_of(file)).layers
         self._anchors = [len(one.get_ints("mask")) for one in layers if one.kind == "yolo"]
@@ -84,6 +84,8 @@ class OpenCVDarknet(OpenCV):
 
     @classmethod
     def refusal(cls, model: nn.Module, options: RuntimeOptions) -> str | None:
+        from yoloprune.darknet.network import DarknetModel
+
         if not isinstance(model, DarknetModel):
             return "reads Darknet networks, which this is not"
         if {model.cfg.layers[i].kind for i in model.heads} != {"yolo"}:
@@ -94,6 +96,9 @@ class OpenCVDarknet(OpenCV):
 
     @classmethod
     def export(cls, model: nn.Module, options: RuntimeOptions, folder: Path) -> Path:
+        from yoloprune.darknet.cfg import cfg_bytes
+        from yoloprune.darknet.network import DarknetModel, current_cfg, save_weights
+
         assert isinstance(model, DarknetModel)
         place = folder / "darknet"
         place.mkdir(parents=True, exist_ok=True)
