@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from yoloprune.cli.app import command, typed
 from yoloprune.cli.folders import results_folder
+from yoloprune.cli.next_steps import show_next
 from yoloprune.cli.options import (
     DataOpt,
     DebugOpt,
@@ -113,7 +113,7 @@ def bench(
     debug: DebugOpt = False,
 ) -> None:
     """Time networks side by side in many runtimes, and score the very files that were timed."""
-    from yoloprune.measure.progress import progress
+    from yoloprune.progress import progress, stage
 
     names = _runtimes(runtimes)
     precisions = _listed(precision, "--precision", ("fp32", "fp16", "int8"))
@@ -131,7 +131,8 @@ def bench(
 
     with (
         results_folder(out, "bench", results, overwrite=overwrite) as folder,
-        progress("bench") as advance,
+        stage("benchmark", still=True),
+        progress("turns") as advance,
     ):
         note(f"bench: {len(paths)} networks in {', '.join(names)}")
         check_device(device)
@@ -162,7 +163,7 @@ def bench(
     _show(found)
     write_json(json_file, {**found.to_dict(), "files": [str(path) for path in written]})
     say(f"results in {folder}")
-    say(f"next: {_next(found, data)}")
+    show_next(*_next(found, entrants, data))
 
 
 def write_results(folder: Path, found: BenchResult) -> list[Path]:
@@ -328,18 +329,27 @@ def _cells(found: BenchResult, row: BenchRow) -> tuple[str, ...]:
     )
 
 
-def _next(found: BenchResult, data: str | None) -> str:
+def _next(found: BenchResult, entrants: Sequence[Entrant], data: str | None) -> list[str]:
     """What to type now: train what lost much, else export for the runtime that is fastest."""
     from yoloprune.measure.bench_result import SMALL_DROP
 
+    words = {one.name: _typed(one) for one in entrants}
     slim = [row for row in found.rows if row.model != found.baseline.name]
     if not slim:
-        return f"yoloprune slim {shlex.quote(found.baseline.path)} --macs 0.5"
+        return ["slim", *words[found.baseline.name], "--macs", "0.5"]
     best = min(slim, key=lambda row: row.median_ms / row.batch)
-    path = next(model.path for model in found.models if model.name == best.model)
-    base = found.row(found.baseline.name, *best.conditions[:1], "fp32", best.batch, best.threads)
+    base = found.row(found.baseline.name, best.runtime, "fp32", best.batch, best.threads)
     before = None if base is None else base.ap
     if data and before is not None and best.ap is not None and before - best.ap > SMALL_DROP:
-        return f"yoloprune train {shlex.quote(path)} --data {shlex.quote(data)}"
-    file_format = {"openvino": "openvino", "ncnn": "ncnn", "torchscript": "torchscript"}
-    return f"yoloprune export {shlex.quote(path)} --format {file_format.get(best.runtime, 'onnx')}"
+        return ["train", *words[best.model], "--data", data]
+    return ["export", *words[best.model], "--format", _FORMATS.get(best.runtime, "onnx")]
+
+
+_FORMATS = {"openvino": "openvino", "ncnn": "ncnn", "torchscript": "torchscript"}
+
+
+def _typed(one: Entrant) -> list[str]:
+    """A network as other commands take it."""
+    path, *weights = one.files
+    known = not weights or weights[0].stem == path.stem
+    return [str(path)] if known else [str(path), "--weights", str(weights[0])]
