@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from yoloprune.cli.main import app
 from yoloprune.cli.next_steps import after_training, flags_of, model_words
+from yoloprune.cli.resuming import resumable
 from yoloprune.cli.spelling import spelled
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load, save
@@ -99,3 +100,37 @@ def test_json_on_standard_output_has_no_next_line(net: Path) -> None:
 def test_quiet_stands_beside_a_plan(net: Path) -> None:
     run("slim", net, "--macs", 0.5, "--dry-run", "--imgsz", 64, "-o", "plans")
     run("slim", net, "--plan", "plans/net-plan.json", "-q", "--imgsz", 64, "-o", "thin")
+
+
+@pytest.mark.parametrize(
+    ("typed", "missing"),
+    [
+        (["x.pt", "data=d.yaml"], "--resume -o 'my run'"),
+        (["x.pt", "data=d.yaml", "-o", "my run"], "--resume"),
+        (["x.pt", "data=d.yaml", "--resume", "-o", "my run"], ""),
+    ],
+)
+def test_a_training_that_is_stopped_says_how_it_goes_on(
+    typed: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "yoloprune")
+    group: Any = get_command(app)
+    parent = group.make_context("yoloprune", ["train", *typed], resilient_parsing=True)
+    _, command, rest = group.resolve_command(parent, ["train", *typed])
+    context = command.make_context("train", spelled(rest, command), parent=parent)
+
+    def stop() -> None:
+        with resumable(context, Path("my run")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert caplog.messages == []  # nothing is there to go on with
+    Path("my run/weights").mkdir(parents=True)
+    Path("my run/weights/last.pt").touch()
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    line = shlex.join(["yoloprune", "train", *typed])
+    assert caplog.messages == [f"to go on: {line} {missing}".strip()]

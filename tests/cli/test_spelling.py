@@ -70,7 +70,8 @@ def test_switches() -> None:
     [
         (["train", "x.pt", "--lr0", "0.1"], "write lr0=VALUE"),
         (["train", "x.pt", "epoch=3"], "Did you mean --epochs"),
-        (["train", "x.pt", "momentun=3"], "Did you mean momentum=VALUE"),
+        (["train", "x.pt", "momentun=3"], "Did you mean momentum=3"),
+        (["train", "x.pt", "lr=0.1"], "Did you mean lr0=0.1?"),
         (["slim", "x.pt", "lr0=3"], "is no flag of this command"),
         (["slim", "x.pt", "--percnt", "0.5"], "Did you mean --percent?"),
         (["slim", "x.pt", "--percent", "50"], "Did you mean 0.5?"),

@@ -285,7 +285,7 @@ def test_an_error_and_a_log_line_do_nothing_to_the_terminal(
     finally:
         logging.getLogger().handlers[:] = handlers
     assert done.exit_code == 1
-    assert done.stderr == f"{EVIL_SHOWN}\\x0a\nyoloprune: {EVIL_SHOWN}  b\\x0d\\x0ac\n"
+    assert done.stderr == f"warning: {EVIL_SHOWN}\\x0a\nyoloprune: {EVIL_SHOWN}  b\\x0d\\x0ac\n"
 
 
 def test_a_file_gets_the_lines_of_a_wide_terminal(screen: Screen) -> None:

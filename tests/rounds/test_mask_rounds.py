@@ -129,7 +129,7 @@ def test_the_command_goes_round_and_on(data: Path, tmp_path: Path) -> None:
     runner = CliRunner(env={"COLUMNS": "200"})
     first = runner.invoke(app, words)
     assert first.exit_code == 0, first.output
-    assert "stopped: 1 rounds are done; the result is round1" in first.stdout
+    assert "stopped: 1 round is done; the result is round1" in first.stdout
     assert "96×96" in first.stdout and "round1 ←" in first.stdout
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["imgsz"] == [96, 96] and record["rounds_done"][1]["amount"] == 0.3

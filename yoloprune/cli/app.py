@@ -94,12 +94,17 @@ class _Told(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+_WARNS = "warning: "
+
+
 class _Plain(logging.Formatter):
     """A message in one line, with nothing in it that a terminal would act on."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         keep = "" if record.name.startswith("yoloprune") else "\n"  # others' may be paragraphs
-        return plain(super().formatMessage(record), keep=keep)
+        text = plain(super().formatMessage(record), keep=keep)
+        warns = record.levelno == logging.WARNING and not text.startswith(_WARNS)
+        return f"{_WARNS}{text}" if warns else text
 
 
 def _level(options: Mapping[str, Any]) -> int:

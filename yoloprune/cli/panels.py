@@ -132,6 +132,8 @@ def lay_out(command: Any, ctx: Any) -> None:
             flag = option.is_flag or option.count
             option.metavar = "" if flag else _VALUES.get(option.name) or _by_type(option)
     arguments = [option for option in command.params if not _is_option(option)]
+    for argument in arguments:
+        argument.display_type_rich = lambda ctx: ""  # the metavar says it already
     options = [option for option in command.params if _is_option(option)]
     command.params = [*arguments, *sorted(options, key=rank)]
 

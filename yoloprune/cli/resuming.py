@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
+
+from yoloprune.cli.app import typed
 from yoloprune.cli.folders import RUNS, new_folder, there
-from yoloprune.cli.options import is_first
+from yoloprune.cli.options import is_first, note
 from yoloprune.errors import TrainError
 from yoloprune.files import check_writable
 
@@ -42,6 +46,19 @@ def run_folder(out: Path | None, *, resume: bool, overwrite: bool) -> Iterator[P
         if is_first() and not overwrite:
             refuse_results(folder)
         yield folder
+
+
+@contextmanager
+def resumable(context: typer.Context, folder: Path) -> Iterator[None]:
+    """Where a training is stopped by hand, say with which command it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_first() and (folder / "weights" / "last.pt").is_file():
+            missing = [] if context.params["resume"] else ["--resume"]
+            missing += [] if context.params["out"] else ["-o", str(folder)]
+            note(f"to go on: {' '.join([typed(context), *map(shlex.quote, missing)])}")
+        raise
 
 
 def _complete(folder: Path) -> None:

@@ -75,7 +75,7 @@ def _as_flags(key: str, value: str, flags: Mapping[str, Any]) -> list[str]:
     if option is None:
         if "--set" in flags and key in ultralytics_settings():
             return ["--set", f"{key}={value}"]
-        raise typer.BadParameter(f"{key}={value}: {_unknown(key, flags)}")
+        raise typer.BadParameter(f"{key}={value}: {_unknown(key, flags, value)}")
     if not option.is_flag:
         return [flag, value]
     if value.lower() in _TRUE:
@@ -97,13 +97,15 @@ def _check(flag: str, flags: Mapping[str, Any]) -> None:
     raise typer.BadParameter(f"{flag}: {_unknown(key, flags)}")
 
 
-def _unknown(key: str, flags: Mapping[str, Any]) -> str:
+def _unknown(key: str, flags: Mapping[str, Any], value: str = "VALUE") -> str:
     """What to say of a key that is neither flag nor setting."""
     settings = ultralytics_settings() if "--set" in flags else frozenset()
     there = {flag[2:].replace("-", "_"): flag for flag in flags if flag.startswith("--")}
     wanted = _SAME.get(key, key)
-    near = difflib.get_close_matches(wanted, [*there, *sorted(settings)], n=2, cutoff=0.6)
-    meant = [there.get(name, f"{name}=VALUE") for name in near]
+    known = [*there, *sorted(settings)]
+    near = difflib.get_close_matches(wanted, known, n=2, cutoff=0.6)
+    near = [wanted] if wanted in known else near
+    meant = [there.get(name, f"{name}={value}") for name in near]
     also = " nor a setting of Ultralytics" if "--set" in flags else ""
     hint = f"Did you mean {' or '.join(meant)}?" if meant else "See --help."
     return f"is no flag of this command{also}. {hint}"

@@ -40,7 +40,7 @@ from yoloprune.cli.options import (
     say,
     write_json,
 )
-from yoloprune.cli.resuming import run_folder
+from yoloprune.cli.resuming import resumable, run_folder
 from yoloprune.cli.spelling import share
 from yoloprune.cli.tables import show_line
 from yoloprune.cli.targets import TargetOpt, warn_of_ops
@@ -240,7 +240,8 @@ def train(
         )  # fmt: skip
         asked["sparsity"] = timed(asked["sparsity"], timing)
         asked["preset"] = preset or _preset(loaded, source, asked, scratch=scratch)
-        files = _carry_out(loaded, source, folder, asked, imgsz, json_file)
+        with resumable(context, folder):
+            files = _carry_out(loaded, source, folder, asked, imgsz, json_file)
     if files:
         sparse, slim = asked["sparsity"] is not None, is_slim(loaded, source)
         after_training(context, files[0], data, slim=slim, sparse=sparse)

@@ -32,7 +32,7 @@ from yoloprune.prune.sides import cost, quality
 from yoloprune.prune.verdict import FIGURES
 from yoloprune.report.masks import write_rounds_of_masks
 from yoloprune.rounds.folder import RECORD, STATE, finished_record
-from yoloprune.rounds.state import State
+from yoloprune.rounds.state import State, rounds_done
 from yoloprune.train.folder import forget
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
@@ -157,7 +157,7 @@ class _Run:
         model = self.stage("dense", lambda: self.saved(self.model, "dense", {}))
         rows = [{"name": "dense", **self.state.stages["dense"]["record"]}]
         key = next(name for name in FIGURES if name in rows[0])
-        accepted, why = "dense", f"{self.options.rounds} rounds are done"
+        accepted, why = "dense", rounds_done(self.options.rounds)
         for number in range(1, self.options.rounds + 1):
             name = f"round{number}"
             model = self.round(number, model)

@@ -42,12 +42,20 @@ from yoloprune.report.sparsity import write_sparsity_picture
 from yoloprune.rounds.folder import RECORD, STATE
 from yoloprune.rounds.recipe import Recipe, TrainSection
 from yoloprune.rounds.result import Outcome, write_result
-from yoloprune.rounds.state import State
+from yoloprune.rounds.state import State, rounds_done
 from yoloprune.train.folder import forget
 from yoloprune.train.options import DistillOptions, Preset, SparsityOptions, TrainOptions
 from yoloprune.train.run import train
 
 log = logging.getLogger(__name__)
+
+_WORK = {
+    "dense": "the network that all is compared with",
+    "sparse": "sparse training",
+    "slim": "cut and repair",
+    "round": "fine-tuning",
+}
+"""Last part of a stage's name, without its number → what is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +158,7 @@ class _Run:
         model, source = self.dense()
         records = [self.state.stages["dense"]["record"]]
         models = {"dense": model}
-        accepted, why = "dense", f"{recipe.stop.rounds} rounds are done"
+        accepted, why = "dense", rounds_done(recipe.stop.rounds)
         for number in range(1, recipe.stop.rounds + 1):
             model, source = self.round(number, model, source, models["dense"])
             record = self.state.stages[f"round{number}"]["record"]
@@ -183,7 +191,7 @@ class _Run:
     ) -> tuple[nn.Module, Source]:
         """The network that a stage gives; ``work`` is done only where it was not before."""
         if name not in self.state.stages:
-            log.info("%s", name)
+            log.info("%s: %s", name, _WORK[name.rpartition("/")[2].rstrip("0123456789")])
             self.state.enter(name, *work())
         files = self.state.files(name)
         if files[0].suffix == ".cfg":

@@ -78,3 +78,8 @@ class State:
                 )
             found.append(file)
         return tuple(found)
+
+
+def rounds_done(count: int) -> str:
+    """Why rounds ended that no rule stopped."""
+    return "1 round is done" if count == 1 else f"{count} rounds are done"
