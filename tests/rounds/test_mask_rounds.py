@@ -157,6 +157,10 @@ def test_rounds_that_are_none(more: dict[str, Any], message: str, tmp_path: Path
     [
         (("--rounds", "2", "--epochs", "1"), "--data: is missing, which --rounds needs"),
         (("--rounds", "2", "--data", "d.yaml"), "--epochs: is missing, which --rounds needs"),
+        (
+            ("--rounds", "2", "--epochs", "1", "--data", "d.yaml", "--split", "test"),
+            "--split, --batch: are not for --rounds, which measures on val",
+        ),
         (("--epochs", "2"), "--epochs, --max-drop, --set: are of fine-tuning. Give --rounds, too"),
     ],
 )

@@ -167,6 +167,8 @@ def mask(
     )
     check_device(device)
     if rounds is not None:
+        if (split, batch) != ("val", 1):
+            raise MaskError("--split, --batch: are not for --rounds, which measures on val.")
         how = {"rounds": rounds, "epochs": epochs, "max_drop": max_drop, "batch": train_batch,
                "imgsz": imgsz, "device": device}  # fmt: skip
         _go_round((model, cfg, weights), spec, how, data, settings, out,
@@ -249,6 +251,8 @@ def _show_rounds(record: Mapping[str, Any]) -> None:
     show_table(f"{record['model']} masked round by round by {record['mask']['method']}, at "
                f"{size_of(record['imgsz'])}", columns, rows)  # fmt: skip
     show_line(f"stopped: {record['stopped']}; the result is {record['accepted']}")
+    if record["accepted"] == "dense":
+        show_line("no round held: what is written is the network as it was given")
     if record["faster"] is not None:
         show_line(f"latency: {record['faster']}")
     for path in (*record["files"]["model"], record["files"]["masks"], record["files"]["picture"]):
