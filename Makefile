@@ -3,6 +3,7 @@
 # make test      fast tests        make test-all  all tests, with coverage
 # make docs      the pages, into site/
 # make bench-masks   masks against slimming, hours; benchmarks/masks.py says what else it does
+# make bench-runtimes  dense and slim networks in every runtime, an hour on a quiet machine
 # make fuzz      files at random for every reader, FUZZ_SECONDS=600 in all
 # make check     lint, format and types, as CI and pre-commit run them
 
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs bench-masks test test-all fuzz check lint format types
+.PHONY: help setup demo docs bench-masks bench-runtimes test test-all fuzz check lint format types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -43,6 +44,10 @@ docs: setup
 bench-masks: setup
 	$(BIN)/python benchmarks/masks.py table
 	$(BIN)/python benchmarks/masks.py picture
+
+bench-runtimes: setup
+	$(BIN)/python -m pip install -e '.[ncnn]'
+	$(BIN)/python benchmarks/bench_runtimes.py
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -35,6 +35,7 @@ SHORTER = (
     (r"(--calib \S+)", r"\1 --calib-images 8"),
     (r"^(yoloprune sensitivity .*)", r"\1 --shares 0.5"),
     (r"--rounds \d+", "--rounds 1"),
+    (r"^(yoloprune bench .*)", r"\1 --repeats 1"),
     (r"\bepochs([:=] *)\d+", r"epochs\g<1>1"),
     (r"\bimgsz([:=] *)\d+", r"imgsz\g<1>96"),
     (r"\brounds: \d+", "rounds: 1"),

@@ -86,7 +86,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "bench": (
         "yoloprune bench mine-slim.pt --baseline mine.pt --data mine.yaml",
-        "yoloprune bench mine-slim.pt mine.pt --runtimes all --threads 1,2",
+        "yoloprune bench mine.pt mine-slim.pt --runtimes all --threads 1,2",
     ),
     "profile": ("yoloprune profile mine.pt",),
     "sensitivity": ("yoloprune sensitivity mine.pt --data mine.yaml",),

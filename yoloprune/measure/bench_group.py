@@ -35,8 +35,11 @@ _BLOCK_MS, _MOST_PASSES = 60.0, 6
 """A turn is as many passes as fit into this time: at least one, and at most so many."""
 _CALIBRATED = 64
 """Pictures that 8 bits are calibrated on."""
-_INT8 = {"onnxruntime": "onnx", "openvino": "openvino", "ncnn": "ncnn", "litert": "litert"}
-"""Runtime → format whose export has a tool for 8 bits, or may have one some day."""
+_INT8 = {
+    "onnxruntime": "onnx", "openvino": "openvino", "ncnn": "ncnn", "litert": "litert",
+    "tensorrt": "engine",
+}  # fmt: skip
+"""Runtime → format that its file in 8 bits is exported in, where that can be done."""
 _PAUSE = 0.02
 """Seconds before each turn."""
 
@@ -242,6 +245,7 @@ def _in_8_bits(
         options = ExportOptions(
             out=place / file_format, format=file_format, imgsz=how.imgsz, batch=how.batch,
             precision="int8", calibration=state.pictures.get(entrant.name), overwrite=True,
+            device=how.device if file_format == "engine" else "",
         )  # fmt: skip
         with quiet_ultralytics(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, on its own old exporters
