@@ -19,6 +19,7 @@ from yoloprune.cli.options import (
     JsonOpt,
     ModelArg,
     OverwriteOpt,
+    QuietOpt,
     SeedOpt,
     SettingsOpt,
     SplitOpt,
@@ -144,6 +145,7 @@ def mask(
     overwrite: OverwriteOpt = False,
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Mask weights with zeros: the baseline that gets nothing smaller or faster."""

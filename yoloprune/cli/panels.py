@@ -101,18 +101,28 @@ _RANK = {name: rank for rank, name in enumerate(_GROUP)}
 
 
 class Command(TyperCommand):
-    """A command whose ``--help`` has the groups of this module."""
+    """A command whose ``--help`` has the groups of this module, and examples."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        lay_out(self)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """As ever, in the last group."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            _place(option, self.name)
+        return option
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Lay the options out, and print them, and examples."""
-        lay_out(self, ctx)
+        """Print the options in their groups, and examples."""
         super().format_help(ctx, formatter)
         lines = EXAMPLES.get(self.name or "", ())
         if lines:
             print("\n".join([" Examples:", *(f"   {line}" for line in lines)]), end="\n\n")
 
 
-def lay_out(command: Any, ctx: Any) -> None:
+def lay_out(command: Any) -> None:
     """Put every option of a command into its group; the order within is that of the groups.
 
     An option that has a group of its own, or none here, stays where it is.
@@ -124,18 +134,22 @@ def lay_out(command: Any, ctx: Any) -> None:
         at = titles.index(title) if title in titles else len(titles)
         return at, _RANK.get(option.name, len(_RANK))
 
-    options = [option for option in command.get_params(ctx) if _is_option(option)]
-    for option in options:
-        if option.rich_help_panel is None:
-            option.rich_help_panel = group_of(command.name, option.name)
-        if option.metavar is None:
-            flag = option.is_flag or option.count
-            option.metavar = "" if flag else _VALUES.get(option.name) or _by_type(option)
     arguments = [option for option in command.params if not _is_option(option)]
     for argument in arguments:
         argument.display_type_rich = lambda ctx: ""  # the metavar says it already
     options = [option for option in command.params if _is_option(option)]
+    for option in options:
+        _place(option, command.name)
     command.params = [*arguments, *sorted(options, key=rank)]
+
+
+def _place(option: Any, command: str | None) -> None:
+    """Give an option its group, and what stands for its value."""
+    if option.rich_help_panel is None:
+        option.rich_help_panel = group_of(command, option.name)
+    if option.metavar is None:
+        flag = option.is_flag or option.count
+        option.metavar = "" if flag else _VALUES.get(option.name) or _by_type(option)
 
 
 def _is_option(parameter: Any) -> bool:

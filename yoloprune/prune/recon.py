@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.measure.copies import device_of, find_device, float32_copy
+from yoloprune.progress import progress
 from yoloprune.prune.patches import LAYERS, is_batched, matrix, positions, read, spread
 from yoloprune.prune.score import Scores
 from yoloprune.prune.trim import trim
@@ -117,9 +118,11 @@ def removal_order(
     read_by = [of_unit.get(int(group.units[0]), []) for group in graph.groups]
     for reader in chain.from_iterable(read_by):
         reader.groups += 1
-    for group, asked in zip(graph.groups, read_by, strict=True):
-        order = _order(group.units.size, [reader.part(group.units) for reader in asked])
-        values[group.units[order]] = (np.arange(order.size) + 0.5) / order.size
+    with progress("scoring") as advance:
+        for done, (group, asked) in enumerate(zip(graph.groups, read_by, strict=True)):
+            advance(done, len(graph.groups))
+            order = _order(group.units.size, [reader.part(group.units) for reader in asked])
+            values[group.units[order]] = (np.arange(order.size) + 0.5) / order.size
     trim()
     return Scores(values=values, criterion="recon", missing="no group")
 
