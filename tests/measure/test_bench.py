@@ -210,6 +210,16 @@ def test_what_is_known_is_not_measured_again(
     assert again.rows == kept[0].rows
 
 
+def test_a_failure_of_one_batch_does_not_speak_for_others(dense: nn.Module, tmp_path: Path) -> None:
+    entrants = [entrant("dense", dense)]
+    how = options(tmp_path, runtimes=("opencv-darknet",), batches=(2,), repeats=1)
+    known = bench(entrants, "dense", how)
+    assert not known.rows and len(known.failures) == 1
+    both = bench(entrants, "dense", replace(how, batches=(1, 2)), known)
+    assert [row.batch for row in both.rows] == [1]
+    assert both.failures == known.failures
+
+
 def test_progress_ends_where_it_said(dense: nn.Module, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     how = options(
@@ -233,6 +243,18 @@ def test_progress_ends_where_it_said(dense: nn.Module, tmp_path: Path) -> None:
 def test_what_means_nothing_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(MeasureError, match=said):
         options(tmp_path, **change)
+
+
+def test_sizes_that_exporters_would_round_are_refused(dense: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(MeasureError, match="--imgsz: dense takes multiples of 16, got 100x100"):
+        bench([entrant("dense", dense)], "dense", options(tmp_path, imgsz=(100, 100)))
+
+
+def test_half_precision_that_torch_lacks_is_noted(dense: nn.Module, tmp_path: Path) -> None:
+    how = options(tmp_path, precisions=("fp16", "fp32"), repeats=1)
+    found = bench([entrant("dense", dense)], "dense", how)
+    assert [row.precision for row in found.rows] == ["fp32"]
+    assert [one.reason for one in found.failures] == ["torch only emulates fp16 on a CPU. Use fp32"]
 
 
 def test_the_baseline_takes_part(dense: nn.Module, tmp_path: Path) -> None:

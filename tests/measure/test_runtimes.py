@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from yoloprune.channels import trace
 from yoloprune.errors import MeasureError
-from yoloprune.measure.runtimes import PROFILED, RuntimeOptions, version_of
+from yoloprune.measure.runtimes import PROFILED, RuntimeOptions, runtime_here, version_of
 from yoloprune.measure.sessions.base import Batch, Nodes, Profiled
 from yoloprune.measure.sessions.table import opened
 from yoloprune.measure.sessions.turns import lower_quartile, time_in_turn
@@ -124,7 +124,6 @@ def test_what_stands_between_is_its_next_neighbours() -> None:
     [
         ({"runtime": "abacus"}, "--runtime: unknown, got 'abacus', expected torch"),
         ({"precision": "int3"}, "--precision: got 'int3'"),
-        ({"precision": "fp16"}, "only emulates it on a CPU"),
         ({"threads": 0}, "at least 1"),
         ({"batch": 0}, "at least 1"),
     ],
@@ -132,6 +131,28 @@ def test_what_stands_between_is_its_next_neighbours() -> None:
 def test_what_means_nothing_is_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(MeasureError, match=words):
         RuntimeOptions(**{"runtime": "torch", "imgsz": (64, 64), **change})  # type: ignore[arg-type]
+
+
+def test_half_precision_that_is_only_emulated_is_refused() -> None:
+    how = RuntimeOptions(runtime="torch", imgsz=(64, 64), precision="fp16")
+    model = load("yoloprune-demo.cfg")[0]
+    with (
+        pytest.raises(MeasureError, match="torch: torch only emulates fp16 on a CPU. Use fp32"),
+        opened([model], how),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"name": "opencv"}, "--runtime: unknown, got 'opencv', expected torch, onnxruntime"),
+        ({"name": "torch", "precision": "int8"}, "--precision: got 'int8', expected fp32 or fp16"),
+    ],
+)
+def test_profiles_are_of_runtimes_that_tell(words: dict[str, str], said: str) -> None:
+    with pytest.raises(MeasureError, match=said):
+        runtime_here(**{"device": "cpu", "threads": 1, "size": (64, 64), **words})  # type: ignore[arg-type]
 
 
 def test_devices_that_are_not_there_are_named() -> None:

@@ -113,6 +113,7 @@ def bench(
     debug: DebugOpt = False,
 ) -> None:
     """Time networks side by side in many runtimes, and score the very files that were timed."""
+    from yoloprune.measure.tasks import look
     from yoloprune.progress import progress, stage
 
     names = _runtimes(runtimes)
@@ -136,6 +137,8 @@ def bench(
     ):
         note(f"bench: {len(paths)} networks in {', '.join(names)}")
         check_device(device)
+        if data is not None:
+            look(data, split)
         from yoloprune.measure.bench import BenchOptions
         from yoloprune.measure.bench import bench as measure
 

@@ -104,13 +104,14 @@ def bench(
 
     Raises:
         DataError: a picture cannot be read.
-        MeasureError: no entrant is the baseline, a network does not fit the data, or no runtime
-            that was named is there.
+        MeasureError: no entrant is the baseline, a network does not fit the data or the size of
+            the input, or no runtime that was named is there.
     """
     if baseline not in [one.name for one in entrants]:
         raise MeasureError(f"--baseline: {baseline} is none of the networks.")
-    if options.data is not None:
-        for one in entrants:
+    for one in entrants:
+        _check_size(one, options)
+        if options.data is not None:
             check_classes(one.model, options.data)
     begun = (datetime.now(timezone.utc), time.perf_counter())
     state = Bench(
@@ -168,6 +169,17 @@ def _result(
         date=begun[0].isoformat(timespec="seconds"),
         seconds=time.perf_counter() - begun[1] + (known.seconds if known else 0.0),
     )
+
+
+def _check_size(one: Entrant, options: BenchOptions) -> None:
+    """Refuse an input that exporters would round, so that files took another one."""
+    strides: Any = getattr(one.model, "stride", None)
+    stride = 32 if strides is None else max(int(strides.max()), 1)
+    height, width = _size(one, options)
+    if height % stride or width % stride:
+        raise MeasureError(
+            f"--imgsz: {one.name} takes multiples of {stride}, got {width}x{height}."
+        )
 
 
 def _size(one: Entrant, options: BenchOptions) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
@@ -129,6 +130,7 @@ class Bench:
             one.model: one
             for one in known.failures
             if (one.runtime, one.precision) == (group.runtime, group.precision)
+            and _batch_of(one) == group.batch
         }
         names = [one.name for one in self.entrants]
         if not all(name in rows or name in failures for name in names):
@@ -192,22 +194,30 @@ def _tried(state: Bench, entrant: Entrant, how: RuntimeOptions, work: Callable[[
         reason = str(exc).removeprefix(f"{how.runtime}: ").rstrip(".")
     except Exception as exc:  # runtimes' own errors share no base
         reason = typed_line(exc, 300)
-    batch = f"batch {how.batch}: " if how.batch > 1 else ""
     failure = BenchFailure(
-        model=entrant.name, runtime=how.runtime, precision=how.precision, reason=batch + reason
+        model=entrant.name,
+        runtime=how.runtime,
+        precision=how.precision,
+        reason=f"batch {how.batch}: {reason}" if how.batch > 1 else reason,
     )
     if failure not in state.failures:
         state.failures.append(failure)
     return None
 
 
+def _batch_of(failure: BenchFailure) -> int:
+    """Pictures a pass that failed, as :func:`_tried` writes it."""
+    found = re.match(r"batch (\d+): ", failure.reason)
+    return int(found[1]) if found else 1
+
+
 def _open(state: Bench, entrant: Entrant, how: RuntimeOptions) -> _Open:
     place = state.folder / entrant.name
     place.mkdir(parents=True, exist_ok=True)
     kept: tuple[str, ...] = ()
-    before = torch.cuda.memory_allocated() if _on_gpu(how) else 0
+    before = torch.cuda.memory_allocated(how.device) if _on_gpu(how) else 0
     if _on_gpu(how):
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(how.device)
     if how.precision == "int8":
         file, kept = _in_8_bits(state, entrant, how, place)
         session = session_class(how.runtime).of_file(file, how)
@@ -216,11 +226,11 @@ def _open(state: Bench, entrant: Entrant, how: RuntimeOptions) -> _Open:
     session.run()
     peak: float | None = None
     if _on_gpu(how) and how.runtime.startswith("torch"):
-        peak = (torch.cuda.max_memory_allocated() - before) / 1e6
+        peak = (torch.cuda.max_memory_allocated(how.device) - before) / 1e6
     elif state.memory and not _on_gpu(how):
-        file = session.file or entrant.files[0]
-        key = (how.runtime, how.precision, how.batch, file)
+        key = (entrant.name, how.runtime, how.precision, how.batch)
         if key not in state.peaks:
+            file = session.file or session_class(how.runtime).export(entrant.model, how, place)
             state.peaks[key] = peak_mb(file, how)
         peak = state.peaks[key]
     return _Open(entrant, how, session, peak, kept)

@@ -93,8 +93,6 @@ class RuntimeOptions:
             raise MeasureError(
                 f"--batch and --threads: must be at least 1, got {self.batch} and {self.threads}."
             )
-        if self.precision == "fp16" and self.runtime == "torch" and self.device == "cpu":
-            raise MeasureError("--precision fp16: torch only emulates it on a CPU. Use fp32.")
 
     @property
     def words(self) -> str:

@@ -45,6 +45,13 @@ class _InTorch(Session):
         self._made: Any = None
         self.feed(random_batch(options, channels))
 
+    @classmethod
+    def refusal(cls, model: nn.Module, options: RuntimeOptions) -> str | None:
+        if options.precision == "int8":
+            return "is not brought to 8 bits here"
+        emulated = options.precision == "fp16" and options.device == "cpu"
+        return "torch only emulates fp16 on a CPU. Use fp32" if emulated else None
+
     def feed(self, batch: Batch) -> None:
         self._batch = torch.from_numpy(batch).to(self._device, self._dtype)
 
@@ -98,6 +105,9 @@ class Torch(_InTorch, Profiled):
 
     @classmethod
     def of_model(cls, model: nn.Module, options: RuntimeOptions, folder: Path) -> Session:
+        why = cls.refusal(model, options)
+        if why is not None:
+            raise MeasureError(f"{cls.name}: {why}.")
         return cls(model, options)
 
     @classmethod
