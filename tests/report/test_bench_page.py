@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from tests.report.pages import Page
 from yoloprune.measure.bench_result import (
@@ -20,7 +21,7 @@ from yoloprune.measure.bench_result import (
     BenchResult,
     BenchRow,
 )
-from yoloprune.report.bench import write_bench_page
+from yoloprune.report.bench import write_bench_card, write_bench_page
 from yoloprune.report.figures import number, quantity, times
 
 STEADY = (1.0, 1.01, 0.99, 1.005, 0.995)
@@ -252,3 +253,23 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     page = written(tmp_path, result())
     assert not re.search(r"<(b|i|u|op|cpu|RBC)>", page.html.replace("figcaption><b>", ""))
     assert page.html.count("<script") == 1
+
+
+def test_the_card_holds_the_models_and_their_metrics(tmp_path: Path) -> None:
+    found = result()
+    text = write_bench_card(tmp_path / "bench-card.md", found).read_text("utf-8")
+    for said in (
+        found.takeaway().replace("<", "&lt;"),
+        "| dense (baseline) | 0.574 | 1.01 G | 3.01 M | 14.0 ms | onnxruntime fp32 | 1.00× |",
+        "| slim | 0.549 | 502 M | 1.40 M | 4.00 ms | onnxruntime int8 | 3.50× |",
+        "| tiny &lt;b> | 0.480 |",
+        "on the very file that was timed",
+        "yoloprune bench 'x <y>.pt' --baseline dense.pt",
+    ):
+        assert said in text, said
+    models = yaml.safe_load(text.split("---\n", 2)[1])["model-index"]
+    assert [one["name"] for one in models] == ["dense", "slim", "tiny <b>"]
+    told = models[1]["results"][0]["metrics"]
+    assert [(one["name"], one["value"]) for one in told] == [("AP50:95", 0.549), ("AP50", 0.85)]
+    text = write_bench_card(tmp_path / "empty.md", result(rows=())).read_text("utf-8")
+    assert "| slim | – | 502 M | 1.40 M | – | – | – |" in text and "model-index" not in text

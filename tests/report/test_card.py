@@ -23,7 +23,7 @@ CARD = Card(
     method=["Measured once.", "And again."],
     command="yoloprune slim net.pt --macs 0.5",
     date="2026-11-28T01:02:03+00:00",
-    metrics={"AP": 0.54871, "AP50": 0.8456},
+    metrics={"net-slim": {"AP": 0.54871, "AP50": 0.8456}},
     data="data/bccd.yaml",
     split="val",
 )
@@ -73,7 +73,7 @@ def test_what_was_not_measured_is_not_claimed() -> None:
     ],
 )
 def test_a_task_is_told_by_its_figures(metrics: dict[str, float], task: str) -> None:
-    assert head(render_card(replace(CARD, metrics=metrics)))["pipeline_tag"] == task
+    assert head(render_card(replace(CARD, metrics={"m": metrics})))["pipeline_tag"] == task
 
 
 def test_the_licence_is_left_to_the_user() -> None:
@@ -95,7 +95,8 @@ EVIL = "a|b`c```<script>\n---\nlicense: mit\x1b #[x](y)_*"
 def test_hostile_names_stay_text() -> None:
     evil = replace(
         CARD, name=EVIL, origin=EVIL, takeaway=EVIL, files=[f"{EVIL}.pt"], command=EVIL,
-        figures=[("", EVIL), (EVIL, "1")], method=[EVIL], data=f"{EVIL}.yaml", notes=[EVIL],
+        figures=[("", EVIL), (EVIL, "1")], metrics={EVIL: {"AP": 0.5}}, method=[EVIL],
+        data=f"{EVIL}.yaml", notes=[EVIL],
     )  # fmt: skip
     text = render_card(evil)
     assert text.count("\n---\n") == 1 and "\x1b" not in text

@@ -63,7 +63,7 @@ def test_the_page_says_what_came_out_and_how(tmp_path: Path) -> None:
     for said in (
         "<i>net.pt, round1 of 2: 1.44× fewer MACs, 1.50× fewer parameters, 1.33× faster, "
         "AP 0.574 → 0.571 (−0.003).",
-        "The result is round1: AP fell by more than 0.02 <b>.",
+        "The result is round1 (AP fell by more than 0.02 <b>).",
         "Next: yoloprune export out/result.pt --format onnx",
         "in one process on one <cpu>: the median of 50 forward passes",
         "on 87 pictures of the val split of <u>.yaml, by pycocotools.",

@@ -1,31 +1,39 @@
-"""The page of one ``bench``."""
+"""The page and the model card of one ``bench``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune.measure.bench_result import BenchModel, BenchResult, BenchRow
+from yoloprune.measure.bench_result import BenchModel, BenchResult
 from yoloprune.measure.intervals import Versus
+from yoloprune.report.bench_charts import latency_part, macs_part
+from yoloprune.report.bench_rows import (
+    exact_row,
+    fastest_row,
+    minus,
+    model_rows,
+    setting_of,
+    setting_words,
+    settings_of,
+)
+from yoloprune.report.card import Card, write_card
 from yoloprune.report.charts import Layer, layer_strip
 from yoloprune.report.conditions import flat
 from yoloprune.report.fastpath import fast_path, off_words, one_side
-from yoloprune.report.figures import milliseconds, plural, quantity, share, signed, times
+from yoloprune.report.figures import (
+    UNKNOWN,
+    milliseconds,
+    plural,
+    quantity,
+    times,
+)
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
-from yoloprune.report.scatter import Axes, Point, frontier, scatter
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
-_COLOURS = 8
-_SHAPES = {"fp32": "disc", "fp16": "square", "int8": "diamond"}
-_LABELLED = 14
-"""Points of which each gets a label; of more, those that matter do."""
-
-Setting = tuple[str, int, int]
-"""Device, batch, threads."""
+    pass
 
 
 def write_bench_page(target: Path, result: BenchResult) -> Path:
@@ -43,8 +51,8 @@ def write_bench_page(target: Path, result: BenchResult) -> Path:
     """
     parts = [
         _models(result),
-        _latency(result),
-        _macs(result),
+        latency_part(result),
+        macs_part(result),
         _table(result),
         changed_part(result.counts, result.changes, result.classes, result.images, "the baseline"),
         *_layers(result),
@@ -52,6 +60,55 @@ def write_bench_page(target: Path, result: BenchResult) -> Path:
         _made(result),
     ]
     return write_page(target, _head(result), [part for part in parts if part])
+
+
+def write_bench_card(target: Path, result: BenchResult) -> Path:
+    """Write the model card of what was benched.
+
+    Args:
+        target: the file.
+        result: what was measured.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        YoloPruneError: the folder cannot be written to.
+    """
+    others = [model.name for model in result.models if not model.baseline]
+    table = [("model", "AP", "MACs", "parameters", "fastest", "in", "speed-up")]
+    metrics = {}
+    for row in model_rows(result):
+        fastest, best = row["fastest"], exact_row(result, row["name"])
+        ratio = row["ratio"]
+        table.append(
+            (
+                f"{row['name']} (baseline)" if row["baseline"] else row["name"],
+                UNKNOWN if row["ap"] is None else f"{row['ap']:.3f}",
+                UNKNOWN if row["macs"] is None else quantity(row["macs"]),
+                quantity(row["params"]),
+                UNKNOWN if fastest is None else milliseconds(fastest.median_ms),
+                UNKNOWN if fastest is None else f"{fastest.runtime} {fastest.precision}",
+                UNKNOWN if ratio is None else times(ratio),
+            )
+        )
+        if best is not None:
+            known = {key: value for key, value in (best.metrics or {}).items() if value is not None}
+            metrics[row["name"]] = known
+    card = Card(
+        name=", ".join(others) or result.baseline.name,
+        origin=result.baseline.path,
+        takeaway=result.takeaway(),
+        files=[],
+        figures=table,
+        method=_method(result),
+        command=result.command,
+        date=result.date,
+        metrics=metrics,
+        data=result.data,
+        split=result.split,
+    )
+    return write_card(target, card)
 
 
 def _head(result: BenchResult) -> Head:
@@ -111,119 +168,10 @@ def _method(result: BenchResult) -> list[str]:
 
 def _models(result: BenchResult) -> Part:
     """Every model with its size, its AP, and the fastest it runs."""
-    base = _fastest(result, result.baseline.name, "fp32")
-    rows = []
-    for model in result.models:
-        accuracy, fastest = _ap(result, model.name), _fastest(result, model.name)
-        rows.append(
-            {
-                "name": model.name,
-                "baseline": model.baseline,
-                "params": model.params,
-                "macs": model.macs,
-                "share": _share(model.macs, result.baseline.macs),
-                "ap": accuracy,
-                "change": _minus(accuracy, _ap(result, result.baseline.name)),
-                "fastest": fastest,
-                "ratio": None if fastest is None or base is None
-                else base.median_ms / fastest.median_ms,
-            }
-        )  # fmt: skip
-    where = "" if base is None else _setting_words(_setting(base))
-    data = {"rows": rows, "base": base, "where": where}
+    base = fastest_row(result, result.baseline.name, "fp32")
+    where = "" if base is None else setting_words(setting_of(base))
+    data = {"rows": model_rows(result), "base": base, "where": where}
     return Part(name="models", title="The models", data=data, sortable=True)
-
-
-def _latency(result: BenchResult) -> Part | None:
-    """AP over latency, a chart for each device, batch and number of threads."""
-    settings = _settings(result)
-    charts = []
-    for setting in settings:
-        rows = [r for r in result.rows if _setting(r) == setting and r.ap is not None]
-        if len(rows) > 1:
-            title = _setting_words(setting)
-            charts.append({"title": title, "svg": _latency_chart(result, rows, title)})
-    if not charts:
-        return None
-    runtimes = _runtimes(result)
-    key = [(name, f"round k{index % _COLOURS}") for index, name in enumerate(runtimes)]
-    shapes = {"fp32": "round", "fp16": "", "int8": "turned"}
-    precisions = [p for p in _SHAPES if any(row.precision == p for row in result.rows)]
-    key += [(p, shapes[p]) for p in precisions if len(precisions) > 1]
-    data = {
-        "charts": charts,
-        "key": [*key, ("the baseline", "round hollow")],
-        "words": "Up and left is better. The dotted line joins the rows that nothing here beats.",
-    }
-    return Part(name="charts", anchor="ap-over-latency", title="AP over latency", data=data)
-
-
-def _latency_chart(result: BenchResult, rows: Sequence[BenchRow], title: str) -> Markup:
-    runtimes = _runtimes(result)
-    points = [_point(result, row, runtimes.index(row.runtime)) for row in rows]
-    best = {(p.x, p.y) for p in frontier(points)}
-    named: set[str] = set()
-    shown = []
-    order = sorted(range(len(points)), key=lambda at: (points[at].x, -points[at].y))
-    for at in order:
-        point, name = points[at], rows[at].model
-        weight = 2.0 * ((point.x, point.y) in best) + 1.0 * (name not in named)
-        named.add(name)
-        crowded = len(points) > _LABELLED and weight == 0
-        shown.append(_with(point, weight=weight, label="" if crowded else point.label))
-    axes = Axes(
-        x="milliseconds a pass, median", y="AP", frontier=True, log=True
-    )  # fmt: skip
-    return scatter(shown, axes, f"AP over latency of every row, {title}")
-
-
-def _point(result: BenchResult, row: BenchRow, colour: int) -> Point:
-    assert row.ap is not None
-    own = row.model == result.baseline.name
-    precision = "" if row.precision == "fp32" else f" {row.precision}"
-    return Point(
-        x=row.median_ms,
-        y=row.ap,
-        kind=f"k{colour % _COLOURS}{' hollow' if own else ''}",
-        label=f"{row.model}{precision}",
-        title=(
-            f"{row.model}, {row.runtime} {row.precision}: {milliseconds(row.median_ms)}, "
-            f"AP {row.ap:.3f}"
-        ),
-        shape=_SHAPES[row.precision],
-    )
-
-
-def _with(point: Point, **changes: Any) -> Point:
-    from dataclasses import replace
-
-    return replace(point, **changes)
-
-
-def _macs(result: BenchResult) -> Part | None:
-    """AP over multiply-adds, a point a model."""
-    points = []
-    for model in result.models:
-        accuracy = _ap(result, model.name)
-        if model.macs is not None and accuracy is not None:
-            points.append(
-                Point(
-                    x=model.macs / 1e9, y=accuracy, label=model.name,
-                    kind="after hollow" if model.baseline else "after",
-                    title=f"{model.name}: {quantity(model.macs)} MACs, AP {accuracy:.3f}",
-                    weight=float(model.baseline),
-                )
-            )  # fmt: skip
-    if len(points) < 2:
-        return None
-    axes = Axes(x="GMACs a picture", y="AP", frontier=True, log=True)
-    chart = {"title": "", "svg": scatter(points, axes, "AP over multiply-adds of every model")}
-    data = {
-        "charts": [chart],
-        "key": [("the baseline", "round hollow after"), ("others", "round after")],
-        "words": "AP in fp32. MACs are what a cut saves; what of it becomes time, see above.",
-    }
-    return Part(name="charts", anchor="ap-over-macs", title="AP over MACs", data=data)
 
 
 def _table(result: BenchResult) -> Part:
@@ -239,7 +187,7 @@ def _table(result: BenchResult) -> Part:
                 "row": row,
                 "baseline": own,
                 "versus": None if own else _versus(result.versus(row)),
-                "drop": None if own or base is None else _minus(row.ap, base.ap),
+                "drop": None if own or base is None else minus(row.ap, base.ap),
                 "remarks": list(row.notes),
             }
         )
@@ -251,7 +199,7 @@ def _table(result: BenchResult) -> Part:
         name: len({getattr(row, name) for row in result.rows}) > 1
         for name in ("device", "batch", "threads", "precision")
     }
-    same = [_settings(result)[0][index] for index in range(3)] if result.rows else []
+    same = [settings_of(result)[0][index] for index in range(3)] if result.rows else []
     words = [
         text
         for name, text in zip(
@@ -340,49 +288,3 @@ def _made(result: BenchResult) -> Part:
     return Part(
         name="made", title="How it was made", data={"command": result.command, "tables": tables}
     )
-
-
-def _setting(row: BenchRow) -> Setting:
-    return row.device, row.batch, row.threads
-
-
-def _settings(result: BenchResult) -> list[Setting]:
-    """In the order that they were measured."""
-    return list(dict.fromkeys(map(_setting, result.rows)))
-
-
-def _setting_words(setting: Setting) -> str:
-    device, batch, threads = setting
-    words = f"{device}, batch {batch}"
-    return f"{words}, {plural(threads, 'thread')}" if device == "cpu" else words
-
-
-def _runtimes(result: BenchResult) -> list[str]:
-    return list(dict.fromkeys(row.runtime for row in result.rows))
-
-
-def _ap(result: BenchResult, name: str) -> float | None:
-    """AP of a model in fp32, torch's where it was measured."""
-    rows = [
-        r for r in result.rows if r.model == name and r.precision == "fp32" and r.ap is not None
-    ]
-    rows.sort(key=lambda row: row.runtime != "torch")
-    return rows[0].ap if rows else None
-
-
-def _fastest(result: BenchResult, name: str, precision: str | None = None) -> BenchRow | None:
-    """The fastest row of a model under the first conditions that were measured."""
-    setting = _settings(result)[:1]
-    rows = [
-        row for row in result.rows
-        if row.model == name and _setting(row) in setting and precision in (None, row.precision)
-    ]  # fmt: skip
-    return min(rows, key=lambda row: row.median_ms, default=None)
-
-
-def _minus(one: float | None, other: float | None) -> str | None:
-    return None if one is None or other is None else signed(one - other, 3)
-
-
-def _share(one: int | None, other: int | None) -> str | None:
-    return None if one is None or not other else share(one / other)

@@ -40,7 +40,7 @@ class Card:
         method: how that was measured, a sentence each.
         command: that made it.
         date: when, ISO 8601.
-        metrics: name → fraction, of this model.
+        metrics: name of a model → name of a metric → fraction; most cards are of one model.
         data: data set that they were measured on, if any.
         split: of it.
         notes: what a user must know.
@@ -54,7 +54,7 @@ class Card:
     method: Sequence[str]
     command: str
     date: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     data: str | None = None
     split: str | None = None
     notes: Sequence[str] = ()
@@ -103,23 +103,18 @@ def _head(card: Card) -> str:
     about: dict[str, Any] = {
         "library_name": "darknet" if _darknet(card) else "ultralytics",
         "pipeline_tag": next(
-            (task for key, task in _TASKS.items() if key in card.metrics), "object-detection"
+            (task for key, task in _TASKS.items() if any(key in m for m in card.metrics.values())),
+            "object-detection",
         ),
         "tags": ["yolo", "pruning", "yoloprune"],
     }
-    measured = [
-        {"type": key, "name": _NAMES.get(key, key), "value": round(card.metrics[key], 4)}
-        for key in _MEASURED
-        if card.metrics.get(key) is not None
+    index = [
+        {"name": plain(name), "results": [_result(card, metrics, about["pipeline_tag"])]}
+        for name, metrics in card.metrics.items()
+        if card.data is not None and any(key in metrics for key in _MEASURED)
     ]
-    if card.data is not None and measured:
-        data = plain(Path(card.data).stem)
-        result = {
-            "task": {"type": about["pipeline_tag"]},
-            "dataset": {"type": data, "name": data, "split": card.split or "val"},
-            "metrics": measured,
-        }
-        about["model-index"] = [{"name": plain(card.name), "results": [result]}]
+    if index:
+        about["model-index"] = index
     text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=10_000)
     return (
         "---\n"
@@ -127,6 +122,20 @@ def _head(card: Card) -> str:
         f"# base_model: OWNER/NAME on the hub of {plain(Path(card.origin).name)}\n"
         f"{text}---"
     )
+
+
+def _result(card: Card, metrics: Mapping[str, float], task: str) -> dict[str, Any]:
+    """One entry of a model index."""
+    data = plain(Path(card.data or "").stem)
+    return {
+        "task": {"type": task},
+        "dataset": {"type": data, "name": data, "split": card.split or "val"},
+        "metrics": [
+            {"type": key, "name": _NAMES.get(key, key), "value": round(metrics[key], 4)}
+            for key in _MEASURED
+            if key in metrics
+        ],
+    }
 
 
 def _use(card: Card) -> str:

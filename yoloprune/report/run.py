@@ -54,7 +54,7 @@ def write_run_page(target: Path, record: Mapping[str, Any], changed: Changed | N
         method=_method(record),
         verdict={
             "state": "bad" if record["accepted"] == "dense" else "good",
-            "words": f"The result is {record['accepted']}: {record['stopped']}.",
+            "words": f"The result is {record['accepted']} ({record['stopped']}).",
             "next": f"yoloprune export {record['files']['model'][0]} --format onnx",
         },
     )
@@ -75,8 +75,9 @@ def write_run_card(target: Path, record: Mapping[str, Any]) -> Path:
         YoloPruneError: the folder cannot be written to.
     """
     dense, result = _ends(record)
+    name = f"{Path(record['model']).stem}-{record['accepted']}"
     card = Card(
-        name=f"{Path(record['model']).stem}-{record['accepted']}",
+        name=name,
         origin=record["model"],
         takeaway=_takeaway(record),
         files=record["files"]["model"],
@@ -87,7 +88,7 @@ def write_run_card(target: Path, record: Mapping[str, Any]) -> Path:
         method=_method(record),
         command=record["command"],
         date=record["date"],
-        metrics={key: result[key] for key in METRICS if result.get(key) is not None},
+        metrics={name: {key: result[key] for key in METRICS if result.get(key) is not None}},
         data=record["data"],
         split=record["split"],
     )

@@ -94,9 +94,9 @@ def write_slim_card(target: Path, result: Mapping[str, Any]) -> Path:
         YoloPruneError: the folder cannot be written to.
     """
     rows, files = compare(result["before"], result["after"]), result["files"]["model"]
-    after = result["after"]
+    after, name = result["after"], Path(files[0]).stem
     card = Card(
-        name=Path(files[0]).stem,
+        name=name,
         origin=str(result["model"]),
         takeaway=takeaway(f"{Path(str(result['model'])).name}, slimmed", rows),
         files=files,
@@ -107,7 +107,7 @@ def write_slim_card(target: Path, result: Mapping[str, Any]) -> Path:
         method=_method(result),
         command=result.get("command") or "",
         date=result.get("date") or "",
-        metrics={key: after[key] for key in METRICS if after.get(key) is not None},
+        metrics={name: {key: after[key] for key in METRICS if after.get(key) is not None}},
         data=result.get("data"),
         split=result.get("split"),
         notes=[f"It {result['verdict']['words']}."] if result.get("verdict") else [],
