@@ -49,18 +49,16 @@ def _latency_chart(result: BenchResult, rows: Sequence[BenchRow], title: str) ->
     runtimes = runtimes_of(result)
     points = [_point(result, row, runtimes.index(row.runtime)) for row in rows]
     best = {(p.x, p.y) for p in frontier(points)}
-    named: set[str] = set()
+    told: set[str] = set()
     shown = []
-    order = sorted(range(len(points)), key=lambda at: (points[at].x, -points[at].y))
-    for at in order:
-        point, name = points[at], rows[at].model
-        weight = 2.0 * ((point.x, point.y) in best) + 1.0 * (name not in named)
-        named.add(name)
-        crowded = len(points) > _LABELLED and weight == 0
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        # The fastest row of a model and precision stands for the others, where there are many.
+        new = point.label not in told
+        told.add(point.label)
+        weight = 2.0 * ((point.x, point.y) in best) + 1.0 * new
+        crowded = len(points) > _LABELLED and not new
         shown.append(replace(point, weight=weight, label="" if crowded else point.label))
-    axes = Axes(
-        x="milliseconds a pass, median", y="AP", frontier=True, log=True
-    )  # fmt: skip
+    axes = Axes(x="milliseconds a pass, median", y="AP", frontier=True, log=True)
     return scatter(shown, axes, f"AP over latency of every row, {title}")
 
 
