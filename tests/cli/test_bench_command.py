@@ -56,7 +56,8 @@ def test_it_writes_every_face_and_says_what_comes_next(
     assert found.command.startswith("yoloprune bench ")
     assert len(list(csv.DictReader((out / "bench.csv").read_text().splitlines()))) == 4
     assert (out / "bench.md").read_text().startswith("twin in ")
-    assert "twin" in (out / "page.html").read_text()
+    assert "twin" in (out / "bench.html").read_text()
+    assert "twin" in (out / "bench-card.md").read_text()
     written = json.loads((out / "bench.json").read_text())
     assert json.loads(record.read_text())["rows"] == written["rows"]
     assert f"results in {out}" in done.stdout

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from yoloprune.measure.bench_result import BenchResult, BenchRow
     from yoloprune.measure.runtimes import RuntimeName
 
-FILES = ("bench.json", "bench.csv", "bench.md", "page.html")
+FILES = ("bench.json", "bench.csv", "bench.md", "bench.html", "bench-card.md")
 DEFAULT = ("torch", "onnxruntime", "openvino", "opencv")
 """Runtimes that are measured where nothing else is said, those of them that are there."""
 NAMED_ONLY = ("torch-compile",)
@@ -172,7 +172,7 @@ def bench(
 def write_results(folder: Path, found: BenchResult) -> list[Path]:
     """Every face of a result, each whole or not at all."""
     from yoloprune.files import write_bytes
-    from yoloprune.report.bench import write_bench_page
+    from yoloprune.report.bench import write_bench_card, write_bench_page
 
     texts = {
         "bench.json": found.to_json(),
@@ -181,7 +181,9 @@ def write_results(folder: Path, found: BenchResult) -> list[Path]:
     }
     for name, text in texts.items():
         write_bytes(folder / name, text.encode())
-    return [*(folder / name for name in texts), write_bench_page(folder / "page.html", found)]
+    page = write_bench_page(folder / "bench.html", found)
+    card = write_bench_card(folder / "bench-card.md", found)
+    return [*(folder / name for name in texts), page, card]
 
 
 def _runtimes(text: str | None) -> tuple[RuntimeName, ...]:
