@@ -198,10 +198,8 @@ def test_layers_of_a_cut_stand_beside_those_of_the_baseline(tmp_path: Path) -> N
         "off": [{"layer": "b", "reason": "odd"}],
     }  # fmt: skip
     models = list(result().models)
-    models[:2] = [
-        replace(models[0], fast_path={**side, "off": []}),
-        replace(models[1], fast_path=side),
-    ]
+    sides = {"before": {**side, "off": []}, "after": side}
+    models[1] = replace(models[1], fast_path=sides)
     page = written(tmp_path, result(models=tuple(models)))
     assert "leave the blocked layout of ort: 0 of 9 before, 1 of 9 after." in page.text
     assert page.html.count('class="off"') == 3  # two drawings and the key
@@ -273,3 +271,13 @@ def test_the_card_holds_the_models_and_their_metrics(tmp_path: Path) -> None:
     assert [(one["name"], one["value"]) for one in told] == [("AP50:95", 0.549), ("AP50", 0.85)]
     text = write_bench_card(tmp_path / "empty.md", result(rows=())).read_text("utf-8")
     assert "| slim | – | 502 M | 1.40 M | – | – | – |" in text and "model-index" not in text
+
+
+def test_scales_of_each_model_stand_beside_the_baselines(tmp_path: Path) -> None:
+    counts = {"dense": [4, 6], "slim": [0, 5], "tiny <b>": [2, 0]}
+    record = {"gamma": {"low": 0.0, "high": 1.0, "counts": counts}}
+    page = written(tmp_path, result(spreads=record))
+    assert "10 dense, 5 slim. The outer bars" in page.text
+    assert "10 dense, 2 tiny <b>. The outer bars" in page.text
+    told = set(re.findall(r"<title>(slim: [^<]* to [^<]*)</title>", page.html))
+    assert told == {"slim: 5, 0.5 to 1"}

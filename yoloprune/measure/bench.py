@@ -26,6 +26,7 @@ from yoloprune.measure.gpu import gpu_state
 from yoloprune.measure.runtimes import Precision, RuntimeName, RuntimeOptions
 from yoloprune.measure.sessions.table import session_class
 from yoloprune.measure.size import count
+from yoloprune.measure.spread import spreads
 from yoloprune.models.door import input_size_of
 
 
@@ -117,6 +118,7 @@ def bench(
     state = Bench(
         entrants=entrants, baseline=baseline, data=options.data, folder=options.folder,
         repeats=options.repeats, memory=options.memory, calib=options.calib,
+        spreads=spreads({one.name: one.model for one in entrants}),
     )  # fmt: skip
     models = tuple(_model(one, entrants, baseline, options) for one in entrants)
     groups = options.groups()
@@ -164,6 +166,7 @@ def _result(
         classes=() if data is None else data.names,
         counts=tuple(count for one in changed for count in one.counts),
         changes=tuple(change for one in changed for change in one.changes),
+        spreads=state.spreads,
         environment=_environment(torch.device(device)),
         command=options.command,
         date=begun[0].isoformat(timespec="seconds"),

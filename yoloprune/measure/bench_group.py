@@ -98,7 +98,7 @@ class Bench:
     Attributes:
         entrants, baseline: see ``bench``.
         data, folder, repeats, memory, calib: see ``BenchOptions``.
-        rows, failures, absent: see ``BenchResult``.
+        rows, failures, absent, spreads: see ``BenchResult``.
         sights: by runtime and precision, what each network would show of each picture.
     """
 
@@ -112,6 +112,7 @@ class Bench:
     rows: list[BenchRow] = field(default_factory=list)
     failures: list[BenchFailure] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    spreads: dict[str, Any] = field(default_factory=dict)
     sights: dict[tuple[str, str], dict[str, list[Detections]]] = field(default_factory=dict)
     scores: dict[tuple[object, ...], _Score] = field(default_factory=dict)
     truths: dict[tuple[str, int], NDArray[Any]] = field(default_factory=dict)

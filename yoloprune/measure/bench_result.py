@@ -51,6 +51,7 @@ class BenchResult:
         classes: names.
         counts: objects found, class by class and size by size, by each model but the baseline.
         changes: pictures that changed most.
+        spreads: histograms of scales and weights, see :func:`yoloprune.measure.spread.spreads`.
         environment: name → version or machine.
         command: that was typed.
         date: ISO 8601, when it began.
@@ -68,6 +69,7 @@ class BenchResult:
     classes: tuple[str, ...] = ()
     counts: tuple[BenchCount, ...] = ()
     changes: tuple[BenchChange, ...] = ()
+    spreads: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     date: str = ""

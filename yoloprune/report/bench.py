@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from yoloprune.report.bench_rows import (
 from yoloprune.report.card import Card, write_card
 from yoloprune.report.charts import Layer, layer_strip
 from yoloprune.report.conditions import flat
-from yoloprune.report.fastpath import fast_path, off_words, one_side
+from yoloprune.report.fastpath import fast_path, off_words
 from yoloprune.report.figures import (
     UNKNOWN,
     milliseconds,
@@ -31,6 +30,7 @@ from yoloprune.report.figures import (
 )
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
+from yoloprune.report.spread import spreads_part
 
 if TYPE_CHECKING:
     pass
@@ -56,6 +56,11 @@ def write_bench_page(target: Path, result: BenchResult) -> Path:
         _table(result),
         changed_part(result.counts, result.changes, result.classes, result.images, "the baseline"),
         *_layers(result),
+        spreads_part(
+            result.spreads,
+            result.baseline.name,
+            [model.name for model in result.models if not model.baseline],
+        ),
         _missing(result),
         _made(result),
     ]
@@ -233,26 +238,22 @@ def _layers(result: BenchResult) -> list[Part]:
         widths = model.widths or {}
         if model.baseline or not full or set(widths) != set(full) or widths == full:
             continue
-        sides = (one_side(result.baseline.fast_path), one_side(model.fast_path))
-        off = off_words(sides[1])
+        off = off_words((model.fast_path or {}).get("after"))
         layers = [
             Layer(path=path, before=width, after=widths[path], off=off.get(path, ""))
             for path, width in full.items()
             if width
         ]
-        record = {"before": sides[0], "after": sides[1]} if all(sides) else None
-        parts.append(_strip(model, layers, record, len(parts)))
+        parts.append(_strip(model, layers, len(parts)))
     return parts
 
 
-def _strip(
-    model: BenchModel, layers: list[Layer], record: Mapping[str, Any] | None, index: int
-) -> Part:
+def _strip(model: BenchModel, layers: list[Layer], index: int) -> Part:
     data = {
         "svg": layer_strip(layers),
         "layers": layers,
         "widest": max(layer.before for layer in layers),
-        "fast_path": fast_path(record),
+        "fast_path": fast_path(model.fast_path),
         "any_off": any(layer.off for layer in layers),
         "repair": None,
     }

@@ -86,7 +86,7 @@ def render_card(card: Card) -> str:
         "## How to use it",
         _use(card),
         "## How it was made",
-        f"Made from {_code(card.origin)} by [yoloprune](https://pypi.org/project/yoloprune/)"
+        f"Made from {_code(card.origin)} by yoloprune"
         f"{f' on {_text(card.date[:10])}' if card.date else ''}:",
         *([_fenced(card.command, "console")] if card.command else []),
         "## Licence",

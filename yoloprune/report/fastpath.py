@@ -30,8 +30,3 @@ def fast_path(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def off_words(side: Mapping[str, Any] | None) -> dict[str, str]:
     """Layer → why it leaves the fast path; empty where that was not looked at."""
     return {one["layer"]: str(one["reason"]) for one in (side or {}).get("off", ())}
-
-
-def one_side(record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What a record says of one network: that of a cut, of the network after it."""
-    return record if record is None else record.get("after", record)
