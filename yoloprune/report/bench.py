@@ -19,7 +19,7 @@ from yoloprune.report.bench_rows import (
 )
 from yoloprune.report.card import Card, write_card
 from yoloprune.report.charts import Layer, layer_strip
-from yoloprune.report.conditions import flat
+from yoloprune.report.conditions import flat, machine
 from yoloprune.report.fastpath import fast_path, off_words
 from yoloprune.report.figures import (
     UNKNOWN,
@@ -148,12 +148,12 @@ def _method(result: BenchResult) -> list[str]:
     """How it was measured, in three sentences."""
     passes = sorted({len(row.times_ms) for row in result.rows})
     counted = "–".join(dict.fromkeys(f"{count}" for count in (passes[:1] + passes[-1:])))
-    cpu = result.environment.get("gpu") or result.environment.get("cpu") or "this machine"
     height, width = result.imgsz
     said = [
         f"Times are medians of {counted} passes of the network alone at {height} × {width} pixels "
-        f"on {cpu}, models in turn; a ratio is the baseline's time over the row's under the same "
-        "conditions, with a 95 % interval, and called a change only where that leaves 1 out."
+        f"on {machine(result.environment)}, models in turn; a ratio is the baseline's time over "
+        "the row's under the same conditions, with a 95 % interval, and called a change only where "
+        "that leaves 1 out."
     ]
     if any(row.metrics for row in result.rows):
         where = f" of {result.data}" if result.data else ""

@@ -26,6 +26,12 @@ def conditions(result: Mapping[str, Any]) -> dict[str, Any]:
     return rows
 
 
+def machine(environment: Mapping[str, Any] | None) -> str:
+    """What computed: the GPU where one did, else the processor."""
+    known = environment or {}
+    return str(known.get("gpu") or known.get("cpu") or "this machine")
+
+
 def flat(data: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """A mapping as rows: a name, and lines of text."""
     for key, value in data.items():

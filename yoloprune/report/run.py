@@ -9,7 +9,7 @@ from typing import Any
 from yoloprune.measure.changed import Changed
 from yoloprune.report.card import Card, write_card
 from yoloprune.report.charts import Layer, layer_strip
-from yoloprune.report.conditions import conditions, flat
+from yoloprune.report.conditions import conditions, flat, machine
 from yoloprune.report.figures import share, signed
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
@@ -110,10 +110,10 @@ def _takeaway(record: Mapping[str, Any]) -> str:
 
 def _method(record: Mapping[str, Any]) -> list[str]:
     size = " × ".join(map(str, record["imgsz"]))
-    cpu = record["environment"].get("gpu") or record["environment"].get("cpu", "this machine")
     return [
-        f"All networks were timed in turn in one process on {cpu}: the median of "
-        f"{record['passes']} forward passes without non-maximum suppression at {size} pixels.",
+        f"All networks were timed in turn in one process on {machine(record['environment'])}: the "
+        f"median of {record['passes']} forward passes without non-maximum suppression at {size} "
+        "pixels.",
         f"AP is measured on {record['images']:,} pictures of the {record['split']} split of "
         f"{record['data']}, by pycocotools.",
         "Each round goes on from the one before it, and all are compared with the dense network.",

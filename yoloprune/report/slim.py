@@ -13,7 +13,7 @@ from yoloprune.prune.score import Scores
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.report.card import Card, write_card
 from yoloprune.report.charts import Layer, layer_strip
-from yoloprune.report.conditions import conditions, flat
+from yoloprune.report.conditions import conditions, flat, machine
 from yoloprune.report.deciding import budget_part, max_drop_part, scores_chart, search_part
 from yoloprune.report.fastpath import fast_path, off_words
 from yoloprune.report.page import Head, Part, write_page
@@ -138,21 +138,20 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     timing = result["before"].get("latency") or {}
     said = []
     if timing:
-        environment = result.get("environment") or {}
         size = " × ".join(map(str, result.get("imgsz") or ()))
         said.append(
             "Latency is the median of "
             f"{len(timing.get('times_ms', ()))} forward passes without non-maximum suppression, "
             f"batch {timing.get('batch', 1)}{f' at {size} pixels' if size else ''}, both networks "
-            f"fused and timed in turn in one process on {environment.get('cpu', 'this machine')}."
+            f"fused and timed in turn in one process on {machine(result.get('environment'))}."
         )
     figures = [key for key in METRICS if result["before"].get(key) is not None]
     if figures:
         by = (result["before"].get("by") or {}).get(figures[0], "")
         where = f" on the {result['split']} split of {result['data']}" if result.get("data") else ""
         said.append(
-            f"{METRICS[figures[0]]} is measured{where}{f' by {by}' if by else ''}, on the saved "
-            "network with its own pre-processing."
+            f"{METRICS[figures[0]]} is measured{where}{f' by {by}' if by else ''}, of both "
+            "networks alike."
         )
     difference = _difference(result)
     if difference is not None:
