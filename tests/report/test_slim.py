@@ -314,3 +314,10 @@ def test_sensitivity_stands_part_by_part_the_darker_the_more_is_lost(tmp_path: P
     dark = re.findall(r'data-v="([\d.]+)" style="--v: ([\d.]+)"', page.html)
     assert [d for v, d in dark if "." in v] == ["0.25", "1.00", "0.50"]
     assert "AP lost, after repair" in page.text
+
+
+def test_an_error_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    bad = [{"path": "first", "before": float("nan"), "after": 0.1}]
+    record = RESULT | {"repair": RESULT["repair"] | {"layers": bad}}
+    page = read(write_slim_page(tmp_path / "p.html", record, *made()))
+    assert "nan" not in page.html

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune.measure.bench_result import BenchModel, BenchResult
+from yoloprune.measure.bench_result import BenchResult
 from yoloprune.measure.intervals import Versus
 from yoloprune.report.bench_charts import latency_part, macs_part
 from yoloprune.report.bench_rows import (
@@ -18,9 +18,9 @@ from yoloprune.report.bench_rows import (
     settings_of,
 )
 from yoloprune.report.card import Card, write_card
-from yoloprune.report.charts import Layer, layer_strip
+from yoloprune.report.charts import Layer
 from yoloprune.report.conditions import flat, machine
-from yoloprune.report.fastpath import fast_path, off_words
+from yoloprune.report.fastpath import off_words
 from yoloprune.report.figures import (
     UNKNOWN,
     milliseconds,
@@ -28,6 +28,7 @@ from yoloprune.report.figures import (
     quantity,
     times,
 )
+from yoloprune.report.layers import layers_part
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
 from yoloprune.report.spread import spreads_part
@@ -230,9 +231,9 @@ def _versus(found: Versus | None) -> dict[str, Any] | None:
     }
 
 
-def _layers(result: BenchResult) -> list[Part]:
+def _layers(result: BenchResult) -> list[Part | None]:
     """The layers of every model that has those of the baseline."""
-    parts: list[Part] = []
+    parts: list[Part | None] = []
     full = result.baseline.widths or {}
     for model in result.models:
         widths = model.widths or {}
@@ -244,23 +245,11 @@ def _layers(result: BenchResult) -> list[Part]:
             for path, width in full.items()
             if width
         ]
-        parts.append(_strip(model, layers, len(parts)))
+        anchor = f"layers-{len(parts) + 1}"
+        parts.append(
+            layers_part(layers, f"Layers of {model.name}", off=model.fast_path, anchor=anchor)
+        )
     return parts
-
-
-def _strip(model: BenchModel, layers: list[Layer], index: int) -> Part:
-    data = {
-        "svg": layer_strip(layers),
-        "layers": layers,
-        "widest": max(layer.before for layer in layers),
-        "fast_path": fast_path(model.fast_path),
-        "any_off": any(layer.off for layer in layers),
-        "repair": None,
-    }
-    return Part(
-        name="layers", anchor=f"layers-{index + 1}", title=f"Layers of {model.name}", data=data,
-        sortable=True,
-    )  # fmt: skip
 
 
 def _missing(result: BenchResult) -> Part | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from yoloprune.measure.changed import Changed
 from yoloprune.report.card import Card, write_card
-from yoloprune.report.charts import Layer, layer_strip
+from yoloprune.report.charts import Layer
 from yoloprune.report.conditions import conditions, flat, machine
 from yoloprune.report.figures import share, signed
+from yoloprune.report.layers import layers_part
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
 from yoloprune.report.scatter import Axes, Point, scatter
@@ -162,18 +163,9 @@ def _chart(record: Mapping[str, Any], key: str, unit: float, words: str, title: 
 
 
 def _layers(record: Mapping[str, Any]) -> Part | None:
-    layers = [Layer(**one) for one in record["layers"]]
-    if not layers or record["accepted"] == "dense":
+    if record["accepted"] == "dense":
         return None
-    data = {
-        "svg": layer_strip(layers),
-        "layers": layers,
-        "widest": max(layer.before for layer in layers),
-        "fast_path": None,
-        "any_off": False,
-        "repair": None,
-    }
-    return Part(name="layers", title="Layer by layer", data=data, sortable=True)
+    return layers_part([Layer(**one) for one in record["layers"]], "Layer by layer")
 
 
 def _made(record: Mapping[str, Any]) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Scores
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.report.card import Card, write_card
-from yoloprune.report.charts import Layer, layer_strip
+from yoloprune.report.charts import Layer
 from yoloprune.report.conditions import conditions, flat, machine
 from yoloprune.report.deciding import budget_part, max_drop_part, scores_chart, search_part
-from yoloprune.report.fastpath import fast_path, off_words
+from yoloprune.report.fastpath import off_words
+from yoloprune.report.layers import layers_part
 from yoloprune.report.page import Head, Part, write_page
 from yoloprune.report.pictures import changed_part
 from yoloprune.report.sensing import sensitivity_part
@@ -66,7 +68,9 @@ def write_slim_page(
         Part(name="tiles", title="", data={"rows": [row for row in rows if row.key in TILES]}),
         Part(name="sides", title="Before and after", data={"rows": rows}),
         max_drop_part(result.get("max_drop")),
-        _layers(layers, result),
+        layers_part(
+            layers, "Layer by layer", off=result.get("fast_path"), repair=result.get("repair")
+        ),
         changed
         and changed_part(
             changed.counts, changed.changes, changed.classes, changed.images, "the full network"
@@ -172,6 +176,7 @@ def layers_of(graph: ChannelGraph, plan: PrunePlan, result: Mapping[str, Any]) -
     errors = {
         one["path"]: (float(one["before"]), float(one["after"]))
         for one in (result.get("repair") or {}).get("layers", ())
+        if math.isfinite(one["before"]) and math.isfinite(one["after"])
     }
     off = off_words((result.get("fast_path") or {}).get("after"))
     return [
@@ -184,25 +189,6 @@ def layers_of(graph: ChannelGraph, plan: PrunePlan, result: Mapping[str, Any]) -
         )
         for axis in graph.out_axes
     ]
-
-
-def _layers(layers: list[Layer], result: Mapping[str, Any]) -> Part | None:
-    if not layers:
-        return None
-    record = result.get("repair")
-    data = {
-        "svg": layer_strip(layers),
-        "layers": layers,
-        "widest": max(layer.before for layer in layers),
-        "fast_path": fast_path(result.get("fast_path")),
-        "any_off": any(layer.off for layer in layers),
-        "repair": record and {
-            "pictures": record["pictures"],
-            "held_out": record["held_out"],
-            "seconds": f"{record['seconds']:.0f}",
-        },
-    }  # fmt: skip
-    return Part(name="layers", title="Layer by layer", data=data, sortable=True)
 
 
 def _made(result: Mapping[str, Any], plan: PrunePlan) -> Part:
