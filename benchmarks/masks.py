@@ -98,18 +98,19 @@ class Row(Cell):
 
 def cells() -> Iterator[Cell]:
     """What tells most, first."""
-    ways = list(WAYS)
+    first, rest = list(WAYS)[:3], list(WAYS)[3:]
     for network in NETWORKS:
         yield Cell(network=network, way="dense", amount=0.0)
-    yield Cell(network=NETWORKS[0], way="slim", amount=SLIM[0])
-    for some in (ways[:3], ways[3:5], ways[5:8], ways[8:]):
+    for network in NETWORKS:
+        for amount in AMOUNTS:
+            for way in first:
+                yield Cell(network=network, way=way, amount=amount)
+        yield from (Cell(network=network, way="slim", amount=gone) for gone in SLIM)
+        yield Cell(network=network, way="n_m", amount=0.5)
+    for amount in AMOUNTS:
         for network in NETWORKS:
-            for amount in AMOUNTS:
-                for way in some:
-                    yield Cell(network=network, way=way, amount=amount)
-            if some == ways[:3]:
-                yield from (Cell(network=network, way="slim", amount=gone) for gone in SLIM)
-                yield Cell(network=network, way="n_m", amount=0.5)
+            for way in rest:
+                yield Cell(network=network, way=way, amount=amount)
     for network in NETWORKS:
         yield Cell(network=network, way="custom", amount=0.4)
 
@@ -230,8 +231,11 @@ def write_picture(out: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("AP50:95 on val, nothing trained")
+    named = {}
+    for axes in panels:
+        named |= {name: line for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        *panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center",
+        named.values(), named.keys(), frameon=False, loc="outside right center",
         title="only slim gets smaller and faster",
     )  # fmt: skip
     figure.savefig(out / f"{NAME}.png", metadata={"Software": None})
@@ -288,7 +292,7 @@ def main() -> None:
     else:
         todo: list[Any] = [
             (rows, (cell, args.device))
-            for cell in dict.fromkeys(cells())
+            for cell in cells()
             if (SHARED / NETS[cell.network][0]).is_file() and not table.has(**asdict(cell))
         ]
         work(table, todo, args)
