@@ -172,3 +172,31 @@ def test_a_worker_of_ultralytics_tells_as_its_starter_would() -> None:
         LOGGER.handlers[:] = handlers
         package.setLevel(before[0])
         package.handlers[:] = before[1]
+
+
+def test_a_terminal_shows_what_is_done_after_the_last_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from yoloprune import progress
+
+    def drawn() -> list[str]:
+        bars = progress._TERMINAL._bars
+        return [] if bars is None else [task.description for task in bars.tasks if task.visible]
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    trainer = Trainer(epochs=1)
+    EpochLines(trainer)
+    trainer.run("on_train_epoch_start")
+    assert drawn() == ["epoch 1"]
+    trainer.run("on_val_start", SimpleNamespace(dataloader=range(1)))
+    assert drawn() == ["measuring"]
+    trainer.stop = True
+    trainer.run("on_fit_epoch_end")
+    assert drawn() == ["finishing"]
+    trainer.run("on_val_start", SimpleNamespace(dataloader=range(2)))
+    assert drawn() == ["measuring"]
+    trainer.run("on_fit_epoch_end")
+    assert drawn() == ["finishing"]
+    trainer.run("on_train_end")
+    assert drawn() == []

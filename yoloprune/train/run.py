@@ -111,11 +111,12 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     files: list[Path] = []
     models = {}
     for name in ("best", "last"):  # last comes last: when it is finished, all is
-        models[name] = read_checkpoint(weights / f"{name}.pt")
-        _keep_size(models[name])
-        files += save(models[name], weights / name)
-        if progress is _Progress.TRAINED:
-            write_checkpoint(models[name], weights / f"{name}.pt")
+        with stage("saving"):
+            models[name] = read_checkpoint(weights / f"{name}.pt")
+            _keep_size(models[name])
+            files += save(models[name], weights / name)
+            if progress is _Progress.TRAINED:
+                write_checkpoint(models[name], weights / f"{name}.pt")
     (weights / FILE).unlink(missing_ok=True)
     if begun is not None:
         names = tuple(file.relative_to(out).as_posix() for file in files)

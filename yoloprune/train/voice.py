@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from yoloprune.models.quiet import is_only_warnings, only_warnings, without_names
-from yoloprune.progress import counting, span
+from yoloprune.progress import counting, span, stage
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class EpochLines:
             "on_val_start": self.measure,
             "on_val_batch_end": self.advance,
             "on_fit_epoch_end": self.end,
+            "on_train_end": lambda _: self.close(),
         }
         for event, callback in events.items():
             trainer.add_callback(event, callback)
@@ -114,11 +115,12 @@ class EpochLines:
     def end(self, trainer: Any) -> None:
         """An epoch is over: tell of it. Ultralytics says so again after its last validation."""
         self.close()
-        if not self._open:
-            return
-        self._open = False
-        self._done += 1
-        log.info("%s", self._fitting(dict(self._parts(trainer))))
+        if self._open:
+            self._open = False
+            self._done += 1
+            log.info("%s", self._fitting(dict(self._parts(trainer))))
+        if trainer.stop:  # the best network is measured, and curves are drawn
+            self._bars.enter_context(stage(f"{self._title}finishing"))
 
     def close(self) -> None:
         """Take away the bar."""
@@ -127,6 +129,7 @@ class EpochLines:
 
     def _bar(self, total: int, what: str) -> None:
         self.close()
+        self._bars.enter_context(stage(what))  # of a single batch nothing is counted
         self._advance = self._bars.enter_context(counting(total, what))
 
     def _parts(self, trainer: Any) -> Iterator[tuple[str, str]]:
