@@ -7,6 +7,7 @@ were made from, stands in its head as comments to be filled in.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +84,7 @@ def render_card(card: Card) -> str:
         "## Figures",
         _table(card.figures),
         " ".join(_text(sentence) for sentence in card.method),
-        "## How to use it",
-        _use(card),
+        *(("## How to use it", _use(card)) if card.files else ()),
         "## How it was made",
         f"Made from {_code(card.origin)} by yoloprune"
         f"{f' on {_text(card.date[:10])}' if card.date else ''}:",
@@ -140,16 +140,12 @@ def _result(card: Card, metrics: Mapping[str, float], task: str) -> dict[str, An
 
 def _use(card: Card) -> str:
     names = [Path(file).name for file in card.files]
-    if not names:
-        return ""
     stock = (
         "The files are stock Darknet: any program that reads a cfg and weights reads them, with no "
         "code of yoloprune." if _darknet(card) else
         "The file is a stock Ultralytics checkpoint: `YOLO(file)` loads it, with no code of "
         "yoloprune."
     )  # fmt: skip
-    import shlex
-
     line = f"$ yoloprune predict {shlex.quote(plain(names[0]))} pictures/"
     listed = ", ".join(map(_code, names))
     return f"{listed}. {stock}\n\n{_fenced(line, 'console')}"
