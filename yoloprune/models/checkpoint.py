@@ -180,7 +180,26 @@ def _missing(package: str) -> str:
     return f"The package {package} is not installed: install it, then add --trust."
 
 
-def write_checkpoint(model: nn.Module, path: Path) -> None:
+def fake_quantisation(path: Path) -> Mapping[str, Any] | None:
+    """What Ultralytics' quantisation-aware training (``quantize=8``) left beside a model.
+
+    Stock ``YOLO()`` puts its fake quantisation back by it, if ModelOpt is installed. It holds for
+    the very weights that it was trained with.
+
+    Args:
+        path: a ``.pt`` file; read by the restricted unpickler.
+
+    Returns:
+        None where the model was trained without.
+    """
+    checkpoint = _unpickle(path, trust=False)
+    state = checkpoint.get("modelopt") if isinstance(checkpoint, dict) else None
+    return state if isinstance(state, Mapping) else None
+
+
+def write_checkpoint(
+    model: nn.Module, path: Path, quantisation: Mapping[str, Any] | None = None
+) -> None:
     """Write a checkpoint that stock Ultralytics opens, with no yoloprune installed.
 
     A model that is not what its own YAML describes is marked, so that stock training stops
@@ -190,6 +209,7 @@ def write_checkpoint(model: nn.Module, path: Path) -> None:
         model: an Ultralytics model; it is not modified. Stored in half precision, as
             Ultralytics does, unless a value is too large for it.
         path: the ``.pt`` file.
+        quantisation: of these weights, see :func:`fake_quantisation`.
     """
     from ultralytics import __version__
 
@@ -218,6 +238,7 @@ def write_checkpoint(model: nn.Module, path: Path) -> None:
             "train_args": args,
             "date": datetime.now().astimezone().isoformat(),
             "version": __version__,
+            **({} if quantisation is None else {"modelopt": quantisation}),
         },
         buffer,
     )

@@ -219,7 +219,7 @@ def _record(made: Path, options: ExportOptions) -> Int8Record:
     found = None if options.accuracy is None else options.accuracy(made)
     return Int8Record(
         tool=f"ultralytics {__version__}",
-        settings=dict(options.extra),
+        settings={"quantize": 8, **options.extra},
         pictures=len(cast(Tensor, options.calibration)),
         ap=found,
         seconds=time.perf_counter() - start,

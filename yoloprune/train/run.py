@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import DataError, TrainError, first_line
 from yoloprune.files import check_space, held
 from yoloprune.measure.handover import handed_over, only_what_was_handed, pictures_handed_over
@@ -91,7 +92,7 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
 def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     from ultralytics.utils import RANK
 
-    from yoloprune.models.checkpoint import read_checkpoint, write_checkpoint
+    from yoloprune.models.checkpoint import fake_quantisation, read_checkpoint, write_checkpoint
     from yoloprune.train.exact import FILE
     from yoloprune.train.log import LOG, read_log
 
@@ -111,12 +112,16 @@ def _train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
     files: list[Path] = []
     models = {}
     for name in ("best", "last"):  # last comes last: when it is finished, all is
+        checkpoint = weights / f"{name}.pt"
         with stage("saving"):
-            models[name] = read_checkpoint(weights / f"{name}.pt")
+            models[name], quantisation = read_checkpoint(checkpoint), fake_quantisation(checkpoint)
             _keep_size(models[name])
-            files += save(models[name], weights / name)
-            if progress is _Progress.TRAINED:
-                write_checkpoint(models[name], weights / f"{name}.pt")
+            if quantisation is None or isinstance(models[name], DarknetModel):
+                files += save(models[name], weights / name)
+            else:
+                files.append(checkpoint)
+            if quantisation is not None or progress is _Progress.TRAINED:
+                write_checkpoint(models[name], checkpoint, quantisation)
     (weights / FILE).unlink(missing_ok=True)
     if begun is not None:
         names = tuple(file.relative_to(out).as_posix() for file in files)
