@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,10 @@ def bench(
         repeats=options.repeats, memory=options.memory, calib=options.calib,
         spreads=spreads({one.name: one.model for one in entrants}),
     )  # fmt: skip
-    models = tuple(_model(one, entrants, baseline, options) for one in entrants)
+    models = tuple(
+        replace(_model(one, entrants, baseline, options), digest=state.digest_of(one))
+        for one in entrants
+    )
     groups = options.groups()
     steps = len(entrants) * (options.repeats + 2)
     done = 0

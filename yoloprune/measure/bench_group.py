@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import statistics
 import warnings
@@ -17,6 +18,7 @@ from torch import nn
 
 from yoloprune.errors import MeasureError, YoloPruneError, typed_line
 from yoloprune.measure.accuracy import coco_metrics
+from yoloprune.measure.bench_result import BenchResult
 from yoloprune.measure.bench_rows import METRICS, BenchFailure, BenchRow
 from yoloprune.measure.data import Dataset
 from yoloprune.measure.detect import Detections
@@ -34,6 +36,8 @@ from yoloprune.models.quiet import quiet_ultralytics
 
 _BLOCK_MS, _MOST_PASSES = 60.0, 6
 """A turn is as many passes as fit into this time: at least one, and at most so many."""
+_DIGITS = 10
+"""Of a network's digest, in the name of the folder of its files, so that none is another's."""
 _CALIBRATED = 64
 """Pictures that 8 bits are calibrated on."""
 _INT8 = {
@@ -119,11 +123,30 @@ class Bench:
     prepared: dict[str, float] = field(default_factory=dict)
     peaks: dict[tuple[object, ...], float | None] = field(default_factory=dict)
     pictures: dict[str, torch.Tensor] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     int8: dict[tuple[object, ...], tuple[Path, tuple[str, ...]]] = field(default_factory=dict)
 
-    def take_over(self, group: RuntimeOptions, known: Any) -> bool:
-        """Take rows and failures of an earlier result, where it has one of every network."""
+    def digest_of(self, entrant: Entrant) -> str:
+        """Hex digest of what a network is: kinds of its modules, their settings, all numbers."""
+        if entrant.name not in self.digests:
+            told = hashlib.sha256(repr(entrant.model).encode())
+            for name, tensor in entrant.model.state_dict().items():
+                told.update(name.encode())
+                told.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self.digests[entrant.name] = told.hexdigest()
+        return self.digests[entrant.name]
+
+    def take_over(self, group: RuntimeOptions, known: BenchResult | None) -> bool:
+        """Take rows and failures of an earlier result, where it has one of every network as it is.
+
+        Args:
+            group: conditions that the rows are to be of.
+            known: the earlier result, if there is one.
+        """
         if known is None:
+            return False
+        same = {one.name: one.digest for one in known.models}
+        if any(same.get(one.name) != self.digest_of(one) for one in self.entrants):
             return False
         place = (group.runtime, group.device, group.precision, group.batch, group.threads)
         rows = {row.model: row for row in known.rows if row.conditions == place}
@@ -213,7 +236,7 @@ def _batch_of(failure: BenchFailure) -> int:
 
 
 def _open(state: Bench, entrant: Entrant, how: RuntimeOptions) -> _Open:
-    place = state.folder / entrant.name
+    place = state.folder / f"{entrant.name}-{state.digest_of(entrant)[:_DIGITS]}"
     place.mkdir(parents=True, exist_ok=True)
     kept: tuple[str, ...] = ()
     before = torch.cuda.memory_allocated(how.device) if _on_gpu(how) else 0
@@ -271,8 +294,6 @@ def _row(state: Bench, one: _Open, times: tuple[float, ...], slowed: bool) -> Be
     if state.data is not None and entrant.name not in state.prepared:
         state.prepared[entrant.name] = preparing_ms(entrant.model, state.data.images, how.imgsz)
     notes = ["The driver held the GPU's clocks down meanwhile."] if slowed else []
-    if how.batch > 1 and state.data is not None:
-        notes.append(f"AP was measured {how.batch} pictures at a time.")
     return BenchRow(
         model=entrant.name,
         file=file.relative_to(state.folder).as_posix() if file else entrant.files[0].name,

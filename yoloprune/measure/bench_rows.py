@@ -30,6 +30,7 @@ class BenchModel:
         widths: layer path → output channels, where they are known.
         plan: path of the plan beside the file that says what was cut.
         fast_path: what leaves a target's fast path, as ``slim`` records it.
+        digest: of its structure and numbers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BenchModel:
     widths: Mapping[str, int] | None = None
     plan: str | None = None
     fast_path: dict[str, Any] | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class BenchRow:
         threads: that computed, on a CPU.
         times_ms: milliseconds of every pass that counts, in order.
         turns: in how many equal turns, between those of other networks, they were taken.
-        pre_ms: median milliseconds that a picture takes from its file to the input.
+        pre_ms: median milliseconds that a decoded picture takes to become the input.
         post_ms: median milliseconds of a picture's NMS.
         peak_mb: most memory that it took.
         metrics: name, one of ``METRICS``, → fraction; None where the data show no such object.
