@@ -148,6 +148,15 @@ def test_files_that_are_no_networks_are_refused(tmp_path: Path) -> None:
         session_class("ncnn").of_file(tmp_path, RuntimeOptions(runtime="ncnn", imgsz=(64, 64)))
 
 
+def test_converters_hold_their_tongue(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    kind = runtime("ncnn")
+    how = RuntimeOptions(runtime="ncnn", imgsz=(32, 32))
+    kind.of_model(load("yoloprune-demo.cfg")[0], how, tmp_path)
+    print("heard")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("heard\n", "")
+
+
 def test_runtimes_that_there_are_not_are_refused() -> None:
     with pytest.raises(MeasureError, match="--runtimes: unknown, got 'abacus', expected torch, "):
         session_class("abacus")  # type: ignore[arg-type]

@@ -81,14 +81,17 @@ class Ncnn(Session):
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what the converter prints, from C++, off standard output."""
+    """Keep what the converter prints, from C++, off standard output and error."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    sys.stderr.flush()
+    kept = [os.dup(stream) for stream in (1, 2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
         os.close(nowhere)
