@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from yoloprune.prune.recon import _order, _Part
+from yoloprune.channels.trace import trace
+from yoloprune.prune.recon import _order, _Part, _readers, removal_order
 
 
 def moments(inputs: int) -> Tensor:
@@ -46,3 +47,20 @@ def test_each_step_takes_what_the_best_fit_misses_least(blocks: tuple[int, ...])
 
 def test_units_that_nobody_reads_go_in_any_order() -> None:
     assert sorted(_order(5, [])) == [0, 1, 2, 3, 4]
+
+
+def test_the_places_of_a_flattened_map_are_taken_together() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 64, 4)
+    ).eval()
+    idle = [3, 17]  # nobody listens to them
+    with torch.no_grad():
+        model[3].weight.view(4, 24, 64)[:, idle] = 0
+    graph = trace(model, torch.rand(1, 3, 8, 8))
+    pictures = torch.rand(6, 3, 8, 8)
+    readers = _readers(model, graph, pictures, 8192, 3, torch.device("cpu"))
+    assert {reader._moments.shape for reader in readers if reader.units.size == 24} == {(24, 24)}
+    values = removal_order(model, graph, pictures).values
+    axis = next(axis for axis in graph.out_axes if axis.module == "0")
+    assert sorted(np.argsort(values[axis.units])[:2].tolist()) == idle

@@ -215,9 +215,11 @@ def _readers(
         seed = zlib.crc32(f"{path} {step}".encode())
         at = spread(positions(module, output.shape), wanted, seed).to(device)
         x = read(module, args[0], output.shape, at)
-        channels = axes[path].units.shape[-1]
+        units = axes[path].units
         if x.shape[2] > _WIDE:
-            x = x.reshape(len(x), -1, channels)
+            x = x.reshape(len(x), -1, units.shape[-1])
+        if isinstance(module, nn.Linear) and x.shape[2] > _WIDE:
+            x = x[:, :, _places(units)].transpose(2, 3).flatten(1, 2)
         made = x.mT @ x / x.shape[1]
         moments[path] = moments[path] + made if path in moments else made
 
@@ -252,8 +254,21 @@ def _split(
         w = w.view(-1, channels, w.shape[1])
         if len(second) == channels:  # the taps are taken together
             w = w.permute(1, 0, 2).reshape(1, channels, -1)
+        elif len(second) < channels:  # so are the places of a unit in a flattened map
+            w, row = w[0, _places(row)].flatten(1)[None], np.unique(row)
         found.append(_Reader(row, second, w))
     return found
+
+
+def _places(units: IntArray) -> IntArray:
+    """Where the units of a flattened map stand in it: int64 ``[units, places]``, as many of each.
+
+    Args:
+        units: int64 ``[C]``, of the inputs of a linear layer.
+    """
+    at = [np.flatnonzero(units == unit) for unit in np.unique(units)]
+    least = min(map(len, at))
+    return np.stack([places[:least] for places in at])
 
 
 def _behind_norm(model: nn.Module, norm: str | None, weight: Tensor) -> Tensor:
