@@ -101,16 +101,16 @@ def cells() -> Iterator[Cell]:
     first, rest = list(WAYS)[:3], list(WAYS)[3:]
     for network in NETWORKS:
         yield Cell(network=network, way="dense", amount=0.0)
-        yield Cell(network=network, way="slim", amount=SLIM[0])
-    for amounts in (AMOUNTS[:3], AMOUNTS[3:]):
-        for ways in (first, rest):
-            for amount in amounts:
-                for network in NETWORKS:
-                    for way in ways:
-                        yield Cell(network=network, way=way, amount=amount)
     for network in NETWORKS:
-        yield Cell(network=network, way="slim", amount=SLIM[1])
+        for amount in AMOUNTS:
+            for way in first:
+                yield Cell(network=network, way=way, amount=amount)
+        yield from (Cell(network=network, way="slim", amount=gone) for gone in SLIM)
         yield Cell(network=network, way="n_m", amount=0.5)
+    for amount in AMOUNTS:
+        for network in NETWORKS:
+            for way in rest:
+                yield Cell(network=network, way=way, amount=amount)
     for network in NETWORKS:
         yield Cell(network=network, way="custom", amount=0.4)
 

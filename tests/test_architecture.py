@@ -18,6 +18,7 @@ STAGES = (
     ("train",),
     ("report",),
     ("rounds",),
+    ("api",),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from yoloprune.channels.trace import trace
+    from yoloprune.api.result import Slimmed, Table
+    from yoloprune.api.slim import slim
+    from yoloprune.api.stages import cut, plan, repair, score, trace
+    from yoloprune.channels.graph import ChannelGraph
     from yoloprune.errors import YoloPruneError
     from yoloprune.mask.masking import made_permanent, mask_model
     from yoloprune.mask.sparsity import sparsity
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from yoloprune.prune.blocks import find_blocks, remove_blocks
     from yoloprune.prune.budget import Budget
     from yoloprune.prune.cut import cut_units
-    from yoloprune.prune.options import SlimOptions
-    from yoloprune.prune.slim import SlimResult, slim
+    from yoloprune.prune.plan import PrunePlan
+    from yoloprune.prune.score import Scores
     from yoloprune.train.options import DistillOptions, SparsityOptions, TrainOptions
     from yoloprune.train.run import TrainResult
     from yoloprune.train.run import train as train_model
@@ -31,25 +34,32 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "ChannelGraph",
     "DistillOptions",
     "ExportOptions",
     "ExportResult",
     "MaskSpec",
-    "SlimOptions",
-    "SlimResult",
+    "PrunePlan",
+    "Scores",
+    "Slimmed",
     "Source",
     "SparsityOptions",
+    "Table",
     "TrainOptions",
     "TrainResult",
     "YoloPruneError",
+    "cut",
     "cut_units",
     "export_model",
     "find_blocks",
     "load",
     "made_permanent",
     "mask_model",
+    "plan",
     "remove_blocks",
+    "repair",
     "save",
+    "score",
     "slim",
     "sparsity",
     "trace",
@@ -59,28 +69,35 @@ __all__ = [
 
 _HOMES = {
     "Budget": "prune.budget",
+    "ChannelGraph": "channels.graph",
     "DistillOptions": "train.options",
     "ExportOptions": "models.export",
     "ExportResult": "models.export",
     "MaskSpec": "mask.spec",
-    "SlimOptions": "prune.options",
-    "SlimResult": "prune.slim",
+    "PrunePlan": "prune.plan",
+    "Scores": "prune.score",
+    "Slimmed": "api.result",
     "Source": "models.door",
     "SparsityOptions": "train.options",
+    "Table": "api.result",
     "TrainOptions": "train.options",
     "TrainResult": "train.run",
     "YoloPruneError": "errors",
+    "cut": "api.stages",
     "cut_units": "prune.cut",
     "export_model": "models.export",
     "find_blocks": "prune.blocks",
     "load": "models.door",
     "made_permanent": "mask.masking",
     "mask_model": "mask.masking",
+    "plan": "api.stages",
     "remove_blocks": "prune.blocks",
+    "repair": "api.stages",
     "save": "models.door",
-    "slim": "prune.slim",
+    "score": "api.stages",
+    "slim": "api.slim",
     "sparsity": "mask.sparsity",
-    "trace": "channels.trace",
+    "trace": "api.stages",
     "train_model": "train.run:train",
     "trainer_for": "train.trainer",
 }

@@ -8,7 +8,7 @@ and the passes share one set of channel ids.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,8 +43,8 @@ def trace(
     """Find the channel dependencies of a model.
 
     Args:
-        model: any module that takes one picture batch. It is not changed.
-        example: ``[1, C, H, W]``; made up where it is not given.
+        model: any module that takes one batch. It is not changed.
+        example: the batch, ``[1, C, H, W]`` or ``[1, ...]``; made up where it is not given.
         imgsz: side of the made-up picture in pixels; without it the smallest of
             :data:`SIZES` that the model accepts.
 
@@ -81,11 +81,14 @@ def _traced(model: nn.Module, example: Tensor) -> ChannelGraph:
 
 def picture(model: nn.Module, side: int) -> Tensor:
     """A random picture ``[1, C, side, side]`` of the type, place and channels the model wants."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = 3 if first is None else first.in_channels
-    generator = torch.Generator().manual_seed(0)
-    made = torch.rand(1, channels, side, side, generator=generator)
+    return random_input(model, (1, 3 if first is None else first.in_channels, side, side))
+
+
+def random_input(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Numbers in 0 … 1 of a shape, of the model's type and in its place; always the same."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
+    made = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
     return made.to(device=weight.device, dtype=weight.dtype)
 
 

@@ -64,8 +64,9 @@ def show_plan(
     """
     from yoloprune.measure.size import count
     from yoloprune.prune.choose import alive_warning
-    from yoloprune.prune.deciding import decide, search_log
+    from yoloprune.prune.deciding import decide
     from yoloprune.prune.outline import outline
+    from yoloprune.prune.ready import search_log
     from yoloprune.prune.stopwatch import Stopwatch
 
     watch = Stopwatch()
@@ -80,7 +81,7 @@ def show_plan(
     for text in warnings:
         warn(text)
     files = _written(source, options, decision, found) if keep else ()
-    search_log(options.out, source).unlink(missing_ok=True)
+    search_log(options.out, source.model.stem).unlink(missing_ok=True)
     for path in files:
         show_line(f"wrote {path}")
     if files:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yoloprune.models.door import Source
-    from yoloprune.prune.budget import Budget
 
 ModelArg = Annotated[
     str | None,
@@ -55,7 +53,9 @@ JsonOpt = Annotated[
 ]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
-VerboseOpt = Annotated[bool, typer.Option("--verbose", "-v", help="All that Ultralytics says.")]
+VerboseOpt = Annotated[
+    bool, typer.Option("--verbose", "-v", help="All that Ultralytics says of a training.")
+]
 PercentOpt = Annotated[
     float | None,
     typer.Option(
@@ -135,69 +135,15 @@ def named(model: str | None, cfg: str | None) -> Path:
     return Path(model or cfg or "")
 
 
-def budget_of(
-    percent: float | None,
-    limits: Mapping[str, str | None],
-    precision: str | None,
-    floors: tuple[int, float, int],
-    *,
-    file: str | Path = "",
-    ratios: Path | None = None,
-    max_drop: float | None = None,
-    blocks: int = 0,
-) -> Budget:
-    """What the flags of a cut ask for.
-
-    Args:
-        percent: ``--percent``.
-        limits: ``macs``, ``params``, ``bytes`` and ``latency``, as they were typed.
-        precision: of bytes.
-        floors: ``min_channels``, ``max_layer_prune`` and ``round_to`` of ``Budget``.
-        file: the model's, which says how it keeps numbers where ``precision`` does not.
-        ratios: file of shares of single layers.
-        max_drop: what AP may fall by.
-        blocks: that go whole.
-
-    Raises:
-        PlanError: a value is no number, or out of its range.
-    """
-    from yoloprune.errors import PlanError
-    from yoloprune.prune.budget import Budget
-    from yoloprune.prune.ratios import read_ratios
-    from yoloprune.texts import parse_amount, parse_latency
-
-    if precision is not None and limits.get("bytes") is None:
-        raise PlanError("--precision: is what --bytes is counted in. Give that too.")
-    found: dict[str, Any] = {}
-    for name, text in limits.items():
-        try:
-            if text is not None and name == "latency":
-                found[name] = parse_latency(text)
-            elif text is not None:
-                found[name] = parse_amount(text, of_bytes=name == "bytes")
-        except ValueError as exc:
-            raise PlanError(f"--{name}: {exc}") from exc
-    return Budget(
-        percent=percent,
-        **found,
-        precision=precision or ("fp16" if Path(file).suffix == ".pt" else "fp32"),  # type: ignore[arg-type]
-        min_channels=floors[0],
-        max_layer_prune=floors[1],
-        round_to=floors[2],
-        max_drop=max_drop,
-        blocks=blocks,
-        ratios=() if ratios is None else read_ratios(ratios),
-    )
-
-
 def seconds_of(text: str, flag: str) -> float:
     """Read a time such as ``90``, ``90s``, ``3m`` or ``1.5h``."""
-    from yoloprune.texts import parse_time
+    from yoloprune.errors import PlanError
+    from yoloprune.prune import asking
 
     try:
-        return parse_time(text)
-    except ValueError as exc:
-        raise typer.BadParameter(f"{flag}: {exc}") from exc
+        return asking.seconds_of(text, flag)
+    except PlanError as exc:
+        raise typer.BadParameter(str(exc)) from exc
 
 
 def torch_name(name: str) -> str:

@@ -35,7 +35,6 @@ from yoloprune.cli.options import (
     SeedOpt,
     TrustOpt,
     WeightsOpt,
-    budget_of,
     check_device,
     load_model,
     named,
@@ -48,7 +47,7 @@ from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
 from yoloprune.cli.shorter import BlocksOpt, shortened
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
 from yoloprune.cli.targets import TargetOpt
-from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
+from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,15 +160,15 @@ def slim(
 ) -> None:
     """Remove channels physically; repair, save, test and measure the result."""
     from yoloprune.measure.targets import rounding
+    from yoloprune.prune.asking import budget_of, half_if_nothing, timing_of
 
     if plan is not None:
         check_nothing_chooses(context)
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}
-    if not blocks and (percent, ratios, max_drop, *limits.values()) == (None,) * 7:
-        percent = 0.5
+    others = {**limits, "ratios": ratios, "max_drop": max_drop, "blocks": blocks}
     floors = (min_channels, max_layer_prune, rounding(round_to, target))
     budget = budget_of(
-        percent, limits, precision, floors,
+        half_if_nothing(percent, others), limits, precision, floors,
         file=named(model, cfg), ratios=ratios, max_drop=max_drop, blocks=blocks,
     )  # fmt: skip
     check_device(device)

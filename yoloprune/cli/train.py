@@ -32,7 +32,6 @@ from yoloprune.cli.options import (
     TrustOpt,
     VerboseOpt,
     WeightsOpt,
-    budget_of,
     check_device,
     is_first,
     load_model,
@@ -44,7 +43,7 @@ from yoloprune.cli.resuming import resumable, run_folder
 from yoloprune.cli.spelling import share
 from yoloprune.cli.tables import show_line
 from yoloprune.cli.targets import TargetOpt, warn_of_ops
-from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt, timing_of
+from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt
 from yoloprune.cli.training import sparsity_of, teacher_of, timed
 from yoloprune.progress import stage
 
@@ -208,6 +207,7 @@ def train(
 ) -> None:
     """Train, sparsify or fine-tune; a slim model keeps its structure."""
     from yoloprune.measure.targets import rounding
+    from yoloprune.prune.asking import budget_of, timing_of
     from yoloprune.train.options import parse_settings
 
     limits = {"macs": macs, "params": params, "bytes": max_bytes, "latency": latency}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.convs import Conv
 from yoloprune.measure.fuse import fuse
-from yoloprune.measure.images import input_size
+from yoloprune.measure.images import InputSize, input_shape
 from yoloprune.measure.macs import MacTracker
 
 
@@ -62,20 +62,19 @@ KINDS = (*_ACTIVATIONS.values(), *_ELSE)
 """Kinds of operations that are told apart."""
 
 
-def deployed(model: nn.Module, imgsz: int | tuple[int, int]) -> Deployed:
+def deployed(model: nn.Module, imgsz: InputSize) -> Deployed:
     """Look at a network as it would be deployed.
 
     Args:
         model: takes ``[1, C, H, W]``. Not modified.
-        imgsz: side of the square input, or ``(height, width)``, in pixels.
+        imgsz: side of the square input, or ``(height, width)``, in pixels; or its whole shape.
 
     Raises:
         MeasureError: the model does not run on such an input.
     """
-    height, width = input_size(imgsz)
     runner = copy.deepcopy(model).cpu().float().eval()
-    channels = getattr(model, "yaml", None) or {}
-    image = torch.zeros(1, channels.get("channels", 3), height, width)
+    told = getattr(model, "yaml", None) or {}
+    image = torch.zeros(input_shape(imgsz, channels=told.get("channels", 3)))
     watcher = _Watcher(image)
     try:
         watcher.watch(fuse(runner, image), image)

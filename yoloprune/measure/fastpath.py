@@ -8,16 +8,17 @@ from typing import Any
 from torch import nn
 
 from yoloprune.measure.deployed import deployed
+from yoloprune.measure.images import InputSize
 from yoloprune.measure.targets import DEFAULT, Target, find_target
 
 
-def examine(model: nn.Module, target: Target, imgsz: int | tuple[int, int]) -> dict[str, Any]:
+def examine(model: nn.Module, target: Target, imgsz: InputSize) -> dict[str, Any]:
     """Hold a network against a target.
 
     Args:
         model: a detector; not modified.
         target: of the table.
-        imgsz: side of the square input, or ``(height, width)``, in pixels.
+        imgsz: side of the square input, or ``(height, width)``, in pixels; or its whole shape.
 
     Returns:
         JSON-able: ``target``; ``path`` (what is meant by its fast path); ``convs`` (how many);
@@ -53,7 +54,7 @@ def examine(model: nn.Module, target: Target, imgsz: int | tuple[int, int]) -> d
 
 
 def compared(
-    before: nn.Module, after: nn.Module, target: str | None, imgsz: int | tuple[int, int]
+    before: nn.Module, after: nn.Module, target: str | None, imgsz: InputSize
 ) -> dict[str, Any]:
     """Both sides of a cut, each as :func:`examine` has it; ``target`` None is the default one."""
     found = find_target(target or DEFAULT)
@@ -66,7 +67,7 @@ def compared(
 def notes(
     model: nn.Module,
     target: str | None,
-    imgsz: int | tuple[int, int],
+    imgsz: InputSize,
     round_to: int | None = None,
 ) -> list[str]:
     """What a user should know who named a target; nothing where none was.

@@ -21,6 +21,9 @@ from yoloprune.texts import read_bytes
 
 ImageArray = NDArray[np.uint8]
 Resize = Callable[[ImageArray, int, int], ImageArray]
+InputSize = int | tuple[int, int] | torch.Size
+"""Side of the square input, or ``(height, width)``, in pixels; or, as torch's own type, the whole
+shape ``[B, ...]`` of an input that is no picture of three channels."""
 _GREY = 114  # what Ultralytics pads with, in training and validation
 
 
@@ -69,6 +72,22 @@ def input_size(imgsz: int | tuple[int, int]) -> tuple[int, int]:
     if min(height, width) < 1:
         raise MeasureError(f"imgsz: got {height}x{width}, expected positive sides.")
     return height, width
+
+
+def input_shape(imgsz: InputSize, *, batch: int = 1, channels: int = 3) -> torch.Size:
+    """The shape of a batch.
+
+    Args:
+        imgsz: see :data:`InputSize`; a whole shape keeps all but its batch.
+        batch: how many.
+        channels: of pictures.
+
+    Raises:
+        MeasureError: a side is not a positive integer.
+    """
+    if isinstance(imgsz, torch.Size):
+        return torch.Size((batch, *imgsz[1:]))
+    return torch.Size((batch, channels, *input_size(imgsz)))
 
 
 PIXELS_VARIABLE = "YOLOPRUNE_MAX_PIXELS"

@@ -24,7 +24,7 @@ from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.copies import find_device
 from yoloprune.measure.environment import Environment, environment
 from yoloprune.measure.fuse import fuse, is_fused
-from yoloprune.measure.images import input_size
+from yoloprune.measure.images import InputSize, input_shape
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class LatencyOptions:
     """How latency is measured.
 
     Attributes:
-        imgsz: side of the square input, or ``(height, width)``, in pixels.
+        imgsz: side of the square input, or ``(height, width)``, in pixels; or its whole shape.
         batch: images a forward pass.
         device: where the models run, as torch spells it.
         threads: threads that torch computes with, on a CPU. None: as it is set.
@@ -45,7 +45,7 @@ class LatencyOptions:
         half: half precision; on a GPU.
     """
 
-    imgsz: int | tuple[int, int]
+    imgsz: InputSize
     batch: int = 1
     device: str = "cpu"
     threads: int | None = None
@@ -55,7 +55,7 @@ class LatencyOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        input_size(self.imgsz)
+        input_shape(self.imgsz)
         for name, least in (("batch", 1), ("warmup", 0), ("repeats", 1), ("threads", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -82,7 +82,7 @@ class LatencySample:
 
     times_ms: tuple[float, ...]
     batch: int
-    imgsz: tuple[int, int]
+    imgsz: tuple[int, ...]
     device: str
     threads: int
     warmup: int
@@ -143,10 +143,10 @@ def measure_latency(
         raise MeasureError("models: expected at least one to time.")
     device = find_device(options.device)
     dtype = torch.float16 if options.half else torch.float32
-    height, width = input_size(options.imgsz)
+    shape = input_shape(options.imgsz, batch=options.batch)
     with _threads(options.threads), torch.inference_mode():
         generator = torch.Generator().manual_seed(0)
-        image = torch.rand(options.batch, 3, height, width, generator=generator)
+        image = torch.rand(*shape, generator=generator)
         runners = {name: _runner(name, model, image) for name, model in models.items()}
         image = image.to(device, dtype)
         runners = {name: runner.to(device, dtype) for name, runner in runners.items()}
@@ -156,7 +156,7 @@ def measure_latency(
         name: LatencySample(
             times_ms=tuple(times[name]),
             batch=options.batch,
-            imgsz=(height, width),
+            imgsz=tuple(shape[2:]),
             device=str(device),
             threads=place.threads,
             warmup=options.warmup,

@@ -23,7 +23,7 @@ from torch import nn
 from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.copies import device_of, structural_copy
 from yoloprune.measure.environment import Environment, environment
-from yoloprune.measure.images import input_size
+from yoloprune.measure.images import InputSize, input_shape
 from yoloprune.measure.macs import MacTracker, Shape
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class Size:
     Attributes:
         params: all parameters.
         macs: multiply-adds for one image.
-        imgsz: height and width of the input that was counted, in pixels.
+        imgsz: height and width of the input that was counted, in pixels; what stands for them in
+            an input that is no picture.
         layers: in the order of ``named_modules()``.
         uncounted: operation → calls, of those without a rule: their cost is missing in
             ``macs``. Empty when the count is whole.
@@ -67,7 +68,7 @@ class Size:
 
     params: int
     macs: int
-    imgsz: tuple[int, int]
+    imgsz: tuple[int, ...]
     layers: tuple[LayerSize, ...]
     uncounted: Mapping[str, int]
     environment: Environment
@@ -82,7 +83,7 @@ class Size:
         return {**asdict(self), "uncounted": dict(self.uncounted), "gflops": self.gflops}
 
 
-def count(model: nn.Module, imgsz: int | tuple[int, int], *, channels: int = 3) -> Size:
+def count(model: nn.Module, imgsz: InputSize, *, channels: int = 3) -> Size:
     """Count the parameters and multiply-adds of a model on one image.
 
     One forward pass is watched; its convolutions and matrix products are not carried out, only
@@ -90,16 +91,16 @@ def count(model: nn.Module, imgsz: int | tuple[int, int], *, channels: int = 3) 
 
     Args:
         model: takes ``[1, channels, H, W]``. Not modified.
-        imgsz: side of the square input, or ``(height, width)``, in pixels.
-        channels: channels of the input.
+        imgsz: side of the square input, or ``(height, width)``, in pixels; or its whole shape.
+        channels: channels of the input, where the shape does not say.
 
     Raises:
         MeasureError: the model does not run on such an input.
     """
-    height, width = input_size(imgsz)
+    shape = input_shape(imgsz, channels=channels)
     runner = structural_copy(model)
     parameter = next(model.parameters(), torch.empty(0))
-    image = torch.zeros(1, channels, height, width, dtype=parameter.dtype, device=parameter.device)
+    image = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
     tracker = MacTracker()
     try:
         tracker.watch(runner, image)
@@ -113,7 +114,7 @@ def count(model: nn.Module, imgsz: int | tuple[int, int], *, channels: int = 3) 
     return Size(
         params=sum(p.numel() for p in model.parameters()),
         macs=sum(tracker.macs.values()),
-        imgsz=(height, width),
+        imgsz=tuple(shape[2:]),
         layers=tuple(_layers(runner, tracker)),
         uncounted=dict(tracker.unknown),
         environment=environment(device_of(model)),
@@ -133,6 +134,11 @@ def file_bytes(paths: Iterable[str | Path]) -> int:
         except OSError as exc:
             raise MeasureError(f"{path}: cannot be measured: {exc.strerror}.") from exc
     return total
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and stored buffers as they are held."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _layers(model: nn.Module, tracker: MacTracker) -> Iterator[LayerSize]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph, IntArray, TensorAxis
-from yoloprune.channels.trace import picture
+from yoloprune.channels.trace import random_input
 from yoloprune.prune.replica import replica, tensors_of
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def _constants(
         probe = copy.deepcopy(probe).float()
     seen: defaultdict[str, list[tuple[FloatArray, FloatArray]]] = defaultdict(list)
     with torch.no_grad(), _listening(probe, readers, seen):
-        probe(picture(probe, graph.input_shape[-1]))
+        probe(random_input(probe, graph.input_shape))
     return seen
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from yoloprune.channels.trace import trace
 from yoloprune.darknet.network import DarknetModel
@@ -20,7 +19,7 @@ from yoloprune.measure.size import count
 from yoloprune.measure.sound import check_finite
 from yoloprune.measure.targets import rounding
 from yoloprune.measure.tasks import check_data
-from yoloprune.models.door import Source, digest, input_size_of
+from yoloprune.models.door import Source
 from yoloprune.progress import progress
 from yoloprune.prune.areas import with_areas
 from yoloprune.prune.budget import Budget
@@ -36,10 +35,18 @@ from yoloprune.prune.choose import Choice, check_criterion, choose_scores, is_sp
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import kept_units
-from yoloprune.prune.given import Decision, choice_of, given_plan, no_channels
+from yoloprune.prune.given import (
+    Decision,
+    called,
+    choice_of,
+    given_plan,
+    no_channels,
+    plan_of,
+)
 from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
+from yoloprune.prune.ready import Inputs, Ready, Shape, origin_of, search_log, stem_of
 from yoloprune.prune.search import SearchOptions
 from yoloprune.prune.sensitivity import Sensitivity
 from yoloprune.prune.shorter import Shorter, shorter
@@ -54,36 +61,6 @@ if TYPE_CHECKING:
 
 _FLOAT = 4
 """Bytes of a parameter in a file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A network that plans can be made of, as many as there are budgets.
-
-    Attributes:
-        model: full size, its grouped routes split where that was asked for, and without the whole
-            blocks that go.
-        source: its files.
-        graph: its channels.
-        size: height and width of its input in pixels.
-        pictures: to calibrate on, if there are any.
-        shorter: the blocks that went, if any did.
-        known: scores that later plans of the same options share; whether they were those of
-            switched-off channels → what was chosen.
-    """
-
-    model: nn.Module
-    source: Source
-    graph: ChannelGraph
-    size: tuple[int, int]
-    pictures: Pictures | None
-    shorter: Shorter | None = None
-    known: dict[bool, Choice] = field(default_factory=dict)
-
-    @property
-    def full(self) -> nn.Module:
-        """The network with all of its blocks."""
-        return self.model if self.shorter is None else self.shorter.full
 
 
 def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Decision:
@@ -106,15 +83,35 @@ def decide(model: nn.Module, source: Source, options: SlimOptions, stages: Stopw
     return decided(prepare(model, source, options, stages), options, stages)
 
 
-def prepare(model: nn.Module, source: Source, options: SlimOptions, stages: Stopwatch) -> Ready:
-    """Check, read the pictures, take whole blocks out, trace; arguments as :func:`decide`."""
-    _check(model, options)
+def prepare(
+    model: nn.Module,
+    source: Source | None,
+    options: SlimOptions,
+    stages: Stopwatch,
+    inputs: Inputs | None = None,
+) -> Ready:
+    """Check, read the pictures, take whole blocks out, trace.
+
+    Args:
+        model: as :func:`decide`.
+        source: the files it came from; None for a network in memory.
+        options: how.
+        stages: told what each took.
+        inputs: of a network in memory.
+
+    Raises:
+        YoloPruneError: as :func:`decide`.
+    """
+    inputs = inputs or Inputs()
+    _check(model, options, given=inputs.pictures is not None)
     if options.split_routes:
         if not isinstance(model, DarknetModel):
             raise FormatError("--split-routes: is for Darknet models only.")
         model = stages.run("split", split_routes, model)
-    size = input_size_of(model, options.imgsz)
-    pictures = stages.run(
+    size = inputs.size(model, options.imgsz)
+    if isinstance(size, torch.Size):
+        _check_other_input(size, options)
+    pictures = inputs.pictures or stages.run(
         "pictures",
         calibration,
         model,
@@ -125,7 +122,7 @@ def prepare(model: nn.Module, source: Source, options: SlimOptions, stages: Stop
     )
     short: Shorter | None = stages.run("blocks", _shorter, model, size, pictures, options)
     model = model if short is None else short.model
-    graph = stages.run("trace", trace, model)
+    graph = stages.run("trace", trace, model, inputs.example)
     if short is not None and options.plan is None:
         short.check_ratios(options.budget, graph)
     return Ready(
@@ -134,15 +131,16 @@ def prepare(model: nn.Module, source: Source, options: SlimOptions, stages: Stop
 
 
 def _shorter(
-    model: nn.Module, size: tuple[int, int], pictures: Pictures | None, options: SlimOptions
+    model: nn.Module, size: Shape, pictures: Pictures | None, options: SlimOptions
 ) -> Shorter | None:
     """The network without whole blocks, where some are to go."""
     wanted: int | tuple[str, ...] = options.budget.blocks
     where = "--blocks"
     if options.plan is not None:
-        wanted, where = PrunePlan.read(options.plan).blocks, str(options.plan)
+        wanted, where = plan_of(options.plan).blocks, called(options.plan, path=True)
     if not wanted:
         return None
+    assert not isinstance(size, torch.Size)
     how = {"repair": options.repair, "device": options.device}
     return shorter(model, size, wanted, pictures, where=where, **how)  # type: ignore[arg-type]
 
@@ -150,7 +148,7 @@ def _shorter(
 def decided(ready: Ready, options: SlimOptions, stages: Stopwatch) -> Decision:
     """Choose what goes, or read it."""
     model, graph, source = ready.model, ready.graph, ready.source
-    origin = Origin(path=source.parameters.name, sha256=digest(source))
+    origin = origin_of(model, source)
     clock: Clock | None = None
     latency: LatencyRecord | None = None
     if options.plan is not None:
@@ -222,7 +220,7 @@ def _chosen(ready: Ready, planner: Planner, options: SlimOptions, stages: Stopwa
             seconds=options.search,
             seed=options.seed,
             device=options.device,
-            log=search_log(options.out, ready.source, options.budget),
+            log=search_log(options.out, stem_of(model, ready.source), options.budget),
         )
         choice = stages.run("search", _searched, model, planner, choice, pictures, how, options)
     return choice
@@ -267,8 +265,8 @@ def _searched(
     return searched(model, planner.graph, replace(choice, budget=at), pictures, how)
 
 
-def _check(model: nn.Module, options: SlimOptions) -> None:
-    """All that can be known to fail before any work."""
+def _check(model: nn.Module, options: SlimOptions, *, given: bool) -> None:
+    """All that can be known to fail before any work; ``given``: pictures are there already."""
     check_finite(model)
     if options.plan is None and options.budget.blocks:
         _check_blocks(options)
@@ -277,7 +275,7 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
     check_space(options.out, 2 * _FLOAT * sum(p.numel() for p in model.parameters()))
     if options.data:
         check_data(model, options.data, options.split)
-    source = _source(options)
+    source = None if given else _source(options)
     if source is not None:
         find_pictures(source)
     search = options.search > 0
@@ -301,7 +299,23 @@ def _check(model: nn.Module, options: SlimOptions) -> None:
         )
     if search and not options.repair:
         raise PlanError("--search: compares repaired cuts. Leave --no-repair out.")
-    check_criterion(options.criterion, options.scope, pictures=source is not None, search=search)
+    pictures = given or source is not None
+    check_criterion(options.criterion, options.scope, pictures=pictures, search=search)
+
+
+def _check_other_input(shape: torch.Size, options: SlimOptions) -> None:
+    """What is done with pictures of three channels alone."""
+    asks = {
+        "--data": options.data is not None,
+        "--blocks": options.plan is None and options.budget.blocks > 0,
+        "--latency": options.budget.latency is not None,
+    }
+    given = [flag for flag, there in asks.items() if there]
+    if given:
+        raise PlanError(
+            f"{', '.join(given)}: works on pictures [1, 3, H, W] only, got an input of "
+            f"{list(shape)}."
+        )
 
 
 def _check_blocks(options: SlimOptions) -> None:
@@ -340,12 +354,14 @@ def _source(options: SlimOptions) -> str | None:
 def _scored(
     model: nn.Module,
     planner: Planner,
-    size: tuple[int, int],
+    size: Shape,
     pictures: Pictures | None,
     options: SlimOptions,
 ) -> Choice:
     sources = (options.calib, options.data)
-    lessons = lessons_for(model, options.criterion, sources, size, options.calib_images)
+    lessons = None
+    if not isinstance(size, torch.Size):  # what is read from files are pictures
+        lessons = lessons_for(model, options.criterion, sources, size, options.calib_images)
     return choose_scores(
         model,
         planner.graph,
@@ -358,15 +374,3 @@ def _scored(
         lessons=lessons,
         device=options.device,
     )
-
-
-def search_log(out: Path, source: Source, budget: Budget | None = None) -> Path:
-    """Where a search keeps its trials until the cut is saved; each cut of several its own."""
-    each = "" if budget is None or budget.max_drop is None else f"-{budget.macs:.5f}"
-    return out / f"{source.model.stem}-search{each}.json"
-
-
-def forget_searches(out: Path, source: Source) -> None:
-    """Remove what searches kept."""
-    for path in out.glob(f"{glob.escape(source.model.stem)}-search*.json"):
-        path.unlink(missing_ok=True)

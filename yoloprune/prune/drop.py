@@ -24,6 +24,7 @@ from typing import Any
 
 from yoloprune.errors import MeasureError, PlanError
 from yoloprune.files import write_bytes
+from yoloprune.measure.images import InputSize
 from yoloprune.measure.size import count
 from yoloprune.progress import progress
 from yoloprune.prune.budget import Budget
@@ -106,7 +107,7 @@ class DropOptions:
 
     budget: Budget
     full_macs: int
-    size: tuple[int, int]
+    size: InputSize
     split: str
     log: Path
     identity: str

@@ -21,6 +21,7 @@ from yoloprune.prune.shorter import Shorter
 from yoloprune.prune.timing import LatencyRecord
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -32,7 +33,7 @@ class Decision:
         model: full size, its grouped routes split where that was asked for, and without the whole
             blocks that go.
         graph: its channels.
-        size: height and width of its input in pixels.
+        size: height and width of its input in pixels, or its whole shape.
         pictures: to calibrate on, if there are any.
         choice: what the plan was made from.
         plan: which channels go.
@@ -43,7 +44,7 @@ class Decision:
 
     model: nn.Module
     graph: ChannelGraph
-    size: tuple[int, int]
+    size: tuple[int, int] | torch.Size
     pictures: Pictures | None
     choice: Choice
     plan: PrunePlan
@@ -75,13 +76,29 @@ class Decision:
         return [*short, *self.choice.notes, *alive_, *self.plan.notes]
 
 
-def given_plan(path: Path, graph: ChannelGraph, source: Origin) -> PrunePlan:
-    """Read a plan and fit it to a network.
+def plan_of(given: Path | PrunePlan) -> PrunePlan:
+    """A plan, read where a file is given.
+
+    Raises:
+        PlanError: it is no plan.
+    """
+    return PrunePlan.read(given) if isinstance(given, Path) else given
+
+
+def called(given: Path | PrunePlan, *, path: bool = False) -> str:
+    """What a plan is called: by the name of its file, or by the whole ``path``."""
+    if isinstance(given, PrunePlan):
+        return "the plan"
+    return str(given) if path else given.name
+
+
+def given_plan(given: Path | PrunePlan, graph: ChannelGraph, source: Origin) -> PrunePlan:
+    """Fit a plan to a network.
 
     Its rows are taken as they are; what it reaches is counted anew.
 
     Args:
-        path: the plan file.
+        given: the plan, or its file.
         graph: the channels of the network.
         source: the network's file.
 
@@ -91,36 +108,36 @@ def given_plan(path: Path, graph: ChannelGraph, source: Origin) -> PrunePlan:
     Raises:
         PlanError: it is no plan, or contradicts the network or itself.
     """
-    plan = PrunePlan.read(path)
-    remove = check_layers(graph, plan.layers, str(path))
+    plan, name = plan_of(given), called(given)
+    remove = check_layers(graph, plan.layers, called(given, path=True))
     reached = _reached(graph, remove)
     edited = (plan.reached.channels, plan.reached.units) != (reached.channels, reached.units)
     notes = [] if edited else list(plan.notes)
     if edited:
         notes.append(
-            f"{path.name}: was edited: it takes {reached.channels} channels, and "
+            f"{name}: was edited: it takes {reached.channels} channels, and "
             f"{plan.reached.channels} when it was made."
         )
     asked = plan.budget.blocks
     if asked != len(plan.blocks):
         notes.append(
-            f"{path.name}: was edited: it takes {len(plan.blocks)} blocks out, and {asked} when it "
+            f"{name}: was edited: it takes {len(plan.blocks)} blocks out, and {asked} when it "
             "was made."
         )
-    notes += _elsewhere(plan, source, path.name)
-    notes += _floors(graph, plan, path.name)
+    notes += _elsewhere(plan, source, name)
+    notes += _floors(graph, plan, name)
     reached = reached if edited else replace(reached, threshold=plan.reached.threshold)
     return replace(plan, source=source, reached=reached, notes=tuple(notes), version=VERSION)
 
 
-def choice_of(plan: PrunePlan, graph: ChannelGraph, path: Path) -> Choice:
+def choice_of(plan: PrunePlan, graph: ChannelGraph, given: Path | PrunePlan) -> Choice:
     """What stands where channels are chosen, for a plan that says so itself: no scores."""
     values = np.full(graph.n_units, np.nan)
     missing = "no score, for the plan was given"
     return Choice(
         scores=Scores(values=values, criterion=plan.criterion, missing=missing),
         scope=None,
-        why=f"as {path.name} says",
+        why=f"as {called(given)} says",
         compares=False,
         budget=plan.budget,
     )

@@ -66,9 +66,9 @@ def story(made: Made, *, compensate: bool) -> dict[str, Any]:
 
 
 def verdict(
-    made: Made, before: dict[str, Any], after: dict[str, Any], file: Path, data: str | None
+    made: Made, before: dict[str, Any], after: dict[str, Any], file: Path | None, data: str | None
 ) -> dict[str, Any]:
-    """What the cut leaves behind."""
+    """What the cut leaves behind; ``file`` is the slim model's, None where it is in memory."""
     found = judge(
         before,
         after,
@@ -76,7 +76,7 @@ def verdict(
         head_error=None if made.repair is None else head_error(made.repair, made.graph),
         free=made.free,
         arbitrary=made.arbitrary,
-        model=str(file),
+        model=None if file is None else str(file),
         data=data,
     )
     return asdict(found)

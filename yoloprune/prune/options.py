@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import Scope
+from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.score import Reduce
 from yoloprune.prune.timing import TimingOptions
 
@@ -29,7 +30,7 @@ class SlimOptions:
         search: seconds to look for better shares than even ones; 0 does not.
         sensitivity: file of ``yoloprune sensitivity``, whose curves set the shares.
         seed: of the search.
-        plan: file of a plan that is carried out as it is; nothing is chosen then.
+        plan: a plan, or its file, that is carried out as it is; nothing is chosen then.
         split_routes: write grouped routes as convs of their own (Darknet).
         target: name of what it will run on, to say what does not suit it; None only counts the
             convs that leave ONNX Runtime's fast path.
@@ -56,7 +57,7 @@ class SlimOptions:
     search: float = 0.0
     sensitivity: Path | None = None
     seed: int = 0
-    plan: Path | None = None
+    plan: Path | PrunePlan | None = None
     split_routes: bool = False
     target: str | None = None
     data: str | None = None

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import BoolArray, ChannelGraph
-from yoloprune.channels.trace import picture, to_training
+from yoloprune.channels.trace import random_input, to_training
 from yoloprune.errors import CutError, DataError
 from yoloprune.measure.copies import device_of, find_device, float32_copy, structural_copy
 from yoloprune.prune.lanes import split
@@ -214,7 +214,7 @@ def _called(model: nn.Module, graph: ChannelGraph, training: bool) -> set[str]:
             module.register_forward_pre_hook(lambda m, a, path=path: called.add(path))
     try:
         with torch.no_grad():
-            probe(picture(probe, graph.input_shape[-1]))
+            probe(random_input(probe, graph.input_shape))
     except Exception as exc:  # foreign code
         if not training:
             raise CutError(f"the cut model does not run, got {exc!r}.") from exc

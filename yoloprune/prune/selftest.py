@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.channels.table import tensors_in
-from yoloprune.channels.trace import picture
+from yoloprune.channels.trace import random_input
 from yoloprune.errors import CutError
 from yoloprune.prune.compensate import compensate, new_bias_axes, zeroed
 from yoloprune.prune.replica import replica
@@ -68,7 +68,7 @@ def self_test(
         slim: what :func:`yoloprune.prune.cut.cut_units` made of it.
         compensated: whether the cut was made with compensation; the full model then gets the
             same compensation before it is silenced, so that the comparison is exact again.
-        example: ``[B, C, H, W]``; a random picture of the traced size without it.
+        example: ``[B, ...]``; random numbers of the traced shape without it.
         dtype: precision of the comparison; both models are copied into it.
 
     Returns:
@@ -80,7 +80,7 @@ def self_test(
     source = compensate(model, graph, remove).model if compensated else model
     full = copy.deepcopy(silenced(source, graph, remove)).to(dtype).eval()
     cut = copy.deepcopy(slim).to(dtype).eval()
-    given = picture(full, graph.input_shape[-1]) if example is None else example.to(dtype)
+    given = random_input(full, graph.input_shape) if example is None else example.to(dtype)
     with torch.no_grad():
         expected = tensors_in(full(given.clone()))
         try:

@@ -11,8 +11,9 @@ from torch import nn
 
 from yoloprune.measure.accuracy import Seen
 from yoloprune.measure.detect import DetectOptions
+from yoloprune.measure.images import InputSize
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
-from yoloprune.measure.size import count, file_bytes
+from yoloprune.measure.size import count, file_bytes, held_bytes
 from yoloprune.measure.tasks import SHOWN, measure
 from yoloprune.prune.plan import PrunePlan
 
@@ -20,7 +21,7 @@ from yoloprune.prune.plan import PrunePlan
 def cost(
     models: Mapping[str, nn.Module],
     files: Mapping[str, tuple[Path, ...]],
-    imgsz: tuple[int, int],
+    imgsz: InputSize,
     *,
     batch: int,
     device: str,
@@ -30,8 +31,8 @@ def cost(
 
     Args:
         models: by name.
-        files: of each.
-        imgsz: height and width of the input in pixels.
+        files: of each; where there are none, what its tensors hold counts.
+        imgsz: height and width of the input in pixels, or its whole shape.
         batch: pictures a pass in latency.
         device: where that is measured.
         repeats: timed passes; 0 times nothing.
@@ -46,7 +47,7 @@ def cost(
         record: dict[str, Any] = {
             "params": size.params,
             "macs": size.macs,
-            "bytes": file_bytes(files[name]),
+            "bytes": file_bytes(files[name]) if files[name] else held_bytes(model),
         }
         if name in times:
             record |= {

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from yoloprune.errors import PlanError
 from yoloprune.measure.changed import Changed, Sights
 from yoloprune.measure.environment import environment
@@ -26,13 +28,14 @@ from yoloprune.prune.calibrate import (
 )
 from yoloprune.prune.choose import alive_warning
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.deciding import Ready, decided, forget_searches, prepare
+from yoloprune.prune.deciding import decided, prepare
 from yoloprune.prune.drop import DropOptions, DropRecord, smallest_within
 from yoloprune.prune.fingerprint import fingerprint
 from yoloprune.prune.given import Decision
 from yoloprune.prune.made import Made, story, verdict
 from yoloprune.prune.options import SlimOptions
 from yoloprune.prune.plan import PrunePlan
+from yoloprune.prune.ready import Inputs, Ready, Shape, forget_searches, stem_of
 from yoloprune.prune.repair import RepairRecord
 from yoloprune.prune.score import Scores
 from yoloprune.prune.selftest import tested_cut
@@ -84,8 +87,50 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         PlanError: the budget cannot be met.
         CutError: the self-test found that outputs changed; nothing is written.
     """
-    with _parted(options, source) as (options, asked):
-        return _slim(model, source, options, asked)
+    with _parted(options, source) as (parted, asked):
+        stages = Stopwatch()
+        ready, made, dropped = _cut(model, source, parted, asked.split, stages)
+        stem = f"{source.model.stem}-slim"
+        files = stages.run("save", save, made.model, parted.out / stem)
+        _forget(parted.out, source.model.stem)
+        plan_path = parted.out / f"{files[0].stem}-plan.json"
+        made.plan.write(plan_path)
+        result = _told(model, ready, made, dropped, files, parted, asked, stages)
+        result.summary["files"] |= {
+            "model": [str(f) for f in files],
+            "plan": str(plan_path),
+            **({} if asked is options else {"data": str(parted.data)}),
+        }
+        return result
+
+
+def slim_in_memory(
+    model: nn.Module,
+    source: Source | None,
+    options: SlimOptions,
+    inputs: Inputs | None = None,
+) -> SlimResult:
+    """As :func:`slim`, of any network, and nothing is saved.
+
+    Args:
+        model: not modified.
+        source: the files it came from, if any.
+        options: how; its folder keeps only what a search can go on with.
+        inputs: what the network is run on, where it is not of a family with files of its own.
+
+    Returns:
+        Bytes in its summary are those of parameters and buffers, as they are held.
+
+    Raises:
+        YoloPruneError: as :func:`slim`; and of a split that is to be held back, for that is
+            written.
+    """
+    if options.split == HELD_BACK:
+        raise PlanError(f"--split {HELD_BACK}: is written beside the results. Save these.")
+    stages = Stopwatch()
+    ready, made, dropped = _cut(model, source, options, options.split, stages, inputs)
+    _forget(options.out, stem_of(model, source))
+    return _told(model, ready, made, dropped, (), options, options, stages)
 
 
 @contextmanager
@@ -106,26 +151,38 @@ def _parted(options: SlimOptions, source: Source) -> Iterator[tuple[SlimOptions,
         raise
 
 
-def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOptions) -> SlimResult:
-    """As :func:`slim`; ``asked`` is what was asked for where a split was made for this."""
-    stages = Stopwatch()
-    ready = prepare(model, source, options, stages)
-    dense, size, dropped = model, ready.size, None
+def _cut(
+    model: nn.Module,
+    source: Source | None,
+    options: SlimOptions,
+    split: str,
+    stages: Stopwatch,
+    inputs: Inputs | None = None,
+) -> tuple[Ready, Made, DropRecord | None]:
+    """All up to the cut, tested and repaired; ``split`` is the one that was asked for."""
+    ready = prepare(model, source, options, stages, inputs)
     if options.budget.max_drop is None:
-        made = _make(decided(ready, options, stages), options, stages)
-    else:
-        made, dropped = _within_drop(ready, options, asked.split, stages)
-    stem = f"{source.model.stem}-slim"
-    files = stages.run("save", save, made.model, options.out / stem)
-    forget_searches(options.out, source)
-    drop_log(options.out, source).unlink(missing_ok=True)
-    plan_path = options.out / f"{files[0].stem}-plan.json"
-    made.plan.write(plan_path)
-    sights = Sights(files[0].stem)
+        return ready, _make(decided(ready, options, stages), options, stages), None
+    return ready, *_within_drop(ready, options, split, stages)
+
+
+def _told(
+    dense: nn.Module,
+    ready: Ready,
+    made: Made,
+    dropped: DropRecord | None,
+    files: tuple[Path, ...],
+    options: SlimOptions,
+    asked: SlimOptions,
+    stages: Stopwatch,
+) -> SlimResult:
+    """Measure both sides, and say how it came about; ``asked`` is what was asked for at first."""
+    size, source = ready.size, ready.source
+    sights = Sights(f"{stem_of(dense, source)}-slim" if not files else files[0].stem)
     before, after = _measured(dense, made.model, source, files, size, options, stages, sights)
     changed = sights.compared()
     summary = {
-        "model": str(source.model),
+        "model": type(dense).__name__ if source is None else str(source.model),
         "imgsz": list(size),
         "data": asked.data,
         "split": asked.split if asked.data else None,
@@ -135,12 +192,8 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
         "max_drop": None if dropped is None else dropped.to_dict(before, after),
         "spreads": spreads({"before": dense, "after": made.model}),
         "changed": None if changed is None else changed.to_dict(),
-        "verdict": verdict(made, before, after, files[0], asked.data),
-        "files": {
-            "model": [str(f) for f in files],
-            "plan": str(plan_path),
-            **({} if asked is options else {"data": str(options.data)}),
-        },
+        "verdict": verdict(made, before, after, files[0] if files else None, asked.data),
+        "files": {"model": []},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": stages.seconds,
         "environment": asdict(environment(options.device)),
@@ -156,9 +209,15 @@ def _slim(model: nn.Module, source: Source, options: SlimOptions, asked: SlimOpt
     )
 
 
-def drop_log(out: Path, source: Source) -> Path:
+def _forget(out: Path, stem: str) -> None:
+    """Remove what searches kept to go on with."""
+    forget_searches(out, stem)
+    drop_log(out, stem).unlink(missing_ok=True)
+
+
+def drop_log(out: Path, stem: str) -> Path:
     """Where ``--max-drop`` keeps its trials until the cut is saved."""
-    return out / f"{source.model.stem}-max-drop.json"
+    return out / f"{stem}-max-drop.json"
 
 
 def _within_drop(
@@ -184,7 +243,7 @@ def _within_drop(
         full_macs=count(ready.full, ready.size).macs,
         size=ready.size,
         split=split,
-        log=drop_log(options.out, ready.source),
+        log=drop_log(options.out, stem_of(ready.model, ready.source)),
         identity=identity,
         trials=options.drop_trials,
     )
@@ -236,20 +295,23 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
 def _measured(
     dense: nn.Module,
     thin: nn.Module,
-    source: Source,
+    source: Source | None,
     files: tuple[Path, ...],
-    size: tuple[int, int],
+    size: Shape,
     options: SlimOptions,
     stages: Stopwatch,
     sights: Sights,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Records of both sides; ``sights`` learns what either saw."""
-    origin = (source.model, source.weights) if source.weights else (source.model,)
+    """Records of both sides, bytes of tensors where there are no files; ``sights`` learns."""
+    origin: tuple[Path, ...] = ()
+    if files and source is not None:
+        origin = (source.model, source.weights) if source.weights else (source.model,)
     models = {"before": dense, "after": thin}
     how = {"batch": options.batch, "device": options.device, "repeats": options.repeats}
     paths = {"before": origin, "after": files}
     records = stages.run("measure", cost, models, paths, size, **how)
     if options.data:
+        assert not isinstance(size, torch.Size)
         for name, model in models.items():
             where = {"split": options.split, "device": options.device, "seen": sights.add}
             records[name] |= stages.run("val", quality, model, options.data, size, **where)

@@ -79,7 +79,7 @@ class Trials:
         self.graph, self._scores, self.budget, self._options = graph, scores, budget, options
         place = device_of(model) if options.device is None else find_device(options.device)
         self.full = float32_copy(model, place)
-        size = count(model, (int(pictures.shape[-2]), int(pictures.shape[-1])))
+        size = count(model, pictures.shape)
         costs = Costs(model, graph, size)
         self._cost, self.planner = costs, Planner(graph, costs)
         self.stages: list[Stage] = stages(model, graph, size)

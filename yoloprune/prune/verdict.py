@@ -21,6 +21,11 @@ _HEAD_WORKS, _HEAD_DEAD = 0.04, 0.5
 FIGURES = ("AP", "mask_AP", "keypoint_AP", "rotated_AP", "top1")
 """What a network is judged by: the first of these that was measured."""
 
+_KEEP = "result.save(folder)"
+_MEND = "the same with calib=, a few dozen inputs without labels"
+_TRAIN = "train result.model as the full network was, with a lower learning rate"
+"""Steps in Python."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -30,7 +35,7 @@ class Verdict:
         state: in one word.
         words: a sentence, with the figure that it rests on.
         epochs: of training that it needs, as a guess; 0 for none.
-        next: the command to type next.
+        next: the command to type next, or in Python the step to take.
     """
 
     state: State
@@ -47,7 +52,7 @@ def judge(
     head_error: float | None,
     free: bool,
     arbitrary: bool,
-    model: str,
+    model: str | None,
     data: str | None,
 ) -> Verdict:
     """Say what a cut leaves behind.
@@ -59,7 +64,7 @@ def judge(
         head_error: of the output layers on held-out pictures, see :func:`head_error`.
         free: whether only channels went that were switched off.
         arbitrary: whether they were chosen by scores that hardly differ.
-        model: the file of the cut network.
+        model: the file of the cut network; None where it is in memory only.
         data: the data set that was given, if any.
     """
     data = data or "DATA.yaml"
@@ -87,13 +92,14 @@ def judge(
         command = f"yoloprune val {model} --data {data}" if key is None else (
             f"yoloprune export {model} --format onnx"
         )  # fmt: skip
-        return Verdict(state=state, words=words, epochs=0, next=command)
+        return Verdict(state=state, words=words, epochs=0, next=command if model else _KEEP)
     if key is None and repair is None:
         command = "the same with --calib FOLDER_OF_PICTURES"
     else:
         command = f"yoloprune train {model} --data {data} --epochs {epochs}"
     if arbitrary:
         figure += "; all scores are alike, so that the choice was arbitrary"
+    command = command if model else _MEND if key is None and repair is None else _TRAIN
     said = f"needs about {epochs} epochs" if state != "dead" else "is dead until it is trained"
     return Verdict(state=state, words=f"{said} ({figure})", epochs=epochs, next=command)
 

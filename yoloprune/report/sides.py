@@ -15,6 +15,8 @@ SIZES = {
     "bytes": "File size",
     "latency_ms": "Latency",
 }
+HELD = "Bytes held"
+"""What stands for the file size of networks that are in memory only."""
 METRICS = {
     "AP": "AP",
     "AP50": "AP50",
@@ -62,10 +64,19 @@ class Row:
     hint: str = ""
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
-    """The rows of the before/after table: every quantity that both sides have."""
+def compare(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, held: bool = False
+) -> list[Row]:
+    """The rows of the before/after table: every quantity that both sides have.
+
+    Args:
+        before: record of one side.
+        after: of the other.
+        held: bytes are those of tensors in memory, and of no files.
+    """
     rows = []
-    for key, name in (SIZES | METRICS).items():
+    names = SIZES | ({"bytes": HELD} if held else {}) | METRICS
+    for key, name in names.items():
         old, new = before.get(key), after.get(key)
         if old is None or new is None:
             continue

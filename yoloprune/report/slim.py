@@ -62,7 +62,8 @@ def write_slim_page(
         PlanError: the plan does not fit the graph.
         YoloPruneError: the folder cannot be written to.
     """
-    rows = compare(result["before"], result["after"])
+    held = not (result.get("files") or {}).get("model", True)
+    rows = compare(result["before"], result["after"], held=held)
     layers = layers_of(graph, plan, result)
     parts = [
         Part(name="tiles", title="", data={"rows": [row for row in rows if row.key in TILES]}),

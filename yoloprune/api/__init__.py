@@ -1,0 +1,1 @@
+"""What ``import yoloprune`` offers: networks in memory, results that print."""
