@@ -83,6 +83,7 @@ def measured(network: str, args: argparse.Namespace) -> BenchResult:
             repeats=args.repeats,
             data=load_dataset(data_of(network)),
             calib=data_of(network),
+            memory=not args.quick,
             folder=work / "files",
             command="python benchmarks/bench_runtimes.py",
             keep=lambda result: write_bytes(file, result.to_json().encode()),
@@ -122,7 +123,9 @@ def main() -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--quick", action="store_true", help="batch 1, 1 thread, 2 turns; no table")
+    parser.add_argument(
+        "--quick", action="store_true", help="batch 1, 1 thread, 2 turns, no memory"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/bench-runtimes")
     args = parser.parse_args()
     if args.quick:

@@ -55,6 +55,14 @@ def test_turns_that_differ_as_a_whole_are_not_taken_for_many_passes() -> None:
     assert sum(speedup(*pair).clear for pair in pairs) >= 25
 
 
+def test_few_turns_reach_from_the_slowest_against_the_fastest_to_the_reverse() -> None:
+    found = speedup([10.0, 10.2, 12.0, 12.2, 11.0, 11.2], [5.0, 5.0, 6.0, 6.0, 8.0, 8.0], (3, 3))
+    assert found.low == pytest.approx(10.1 / 8)
+    assert found.high == pytest.approx(12.1 / 5)
+    wobbly = speedup([10.0, 10.1, 7.0, 7.1], [8.0, 8.1, 7.5, 7.6], (2, 2))
+    assert not wobbly.clear
+
+
 def test_few_or_unequal_turns_and_single_passes_have_an_interval_too() -> None:
     once = speedup([4.0], [2.0])
     assert (once.ratio, once.low, once.high) == (2.0, 2.0, 2.0)
