@@ -5,6 +5,7 @@
 # make bench-int8  slimming and 8 bits: AP and size of every file; benchmarks/int8.py times them, too
 # make bench-masks   masks against slimming, hours; benchmarks/masks.py says what else it does
 # make bench-runtimes  dense and slim networks in every runtime, an hour on a quiet machine
+# make bench-torchvision  every network of torchvision, slimmed by one call, hours
 # make fuzz      files at random for every reader, FUZZ_SECONDS=600 in all
 # make check     lint, format and types, as CI and pre-commit run them
 
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs bench-int8 bench-masks bench-runtimes test test-all fuzz check lint format types
+.PHONY: help setup demo docs bench-int8 bench-masks bench-runtimes bench-torchvision test test-all fuzz check lint format types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -52,6 +53,9 @@ bench-masks: setup
 bench-runtimes: setup
 	$(BIN)/python -m pip install -e '.[ncnn]'
 	$(BIN)/python benchmarks/bench_runtimes.py
+
+bench-torchvision: setup
+	$(BIN)/python benchmarks/torchvision_table.py
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -26,7 +26,7 @@ from yoloprune.cli.main import app
 from yoloprune.models.door import load, save
 
 REPO = Path(__file__).parents[2]
-PAGES = [page for page in pages(REPO) if any(b.kind == "console" for b in blocks(page))]
+PAGES = [p for p in pages(REPO) if any(b.kind in ("console", "python") for b in blocks(p))]
 SHORTER = (
     (r"--epochs \d+", "--epochs 1"),
     (r"--steps \d+", "--steps 2"),
@@ -127,12 +127,13 @@ def vars_of(args: Any) -> dict[str, Any]:
     return dict(args) if isinstance(args, dict) else dict(vars(args))
 
 
-def carry_out(block: Block, where: str) -> None:
-    """Do what a block says, in the current folder."""
+def carry_out(block: Block, where: str, names: dict[str, Any] | None = None) -> None:
+    """Do what a block says, in the current folder; its Python shares ``names`` with others."""
     if block.title:
         Path(block.title).write_text(shorter(block.text))
     elif block.kind == "python":
-        exec(compile(shorter(block.text), where, "exec"), {"__name__": "__main__"})
+        names = {"__name__": "__main__"} if names is None else names
+        exec(compile(shorter(block.text), where, "exec"), names)
     for command in block.commands if block.kind == "console" else []:
         if command.startswith(OURS):
             words = shlex.split(shorter(command))[1:]
@@ -145,13 +146,14 @@ def carry_out(block: Block, where: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_from_top_to_bottom(page: Path, here: Path, request: Any) -> None:
     lent = False
+    names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.mark in ("needs", "not run"):
             continue
         if block.mark == "data" and not lent:
             lend(here, request.getfixturevalue("shared"))
             lent = True
-        carry_out(block, f"{page.name}:{block.line}")
+        carry_out(block, f"{page.name}:{block.line}", names)
 
 
 @pytest.mark.slow

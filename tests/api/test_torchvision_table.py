@@ -1,0 +1,68 @@
+"""Networks that no line of yoloprune knows, slimmed by the script that fills their table."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+SMALL = ("squeezenet1_1", "yolox_like_nano")
+
+
+def script() -> ModuleType:
+    """The benchmark, as a module."""
+    sys.path.insert(0, str(REPO / "benchmarks"))
+    try:
+        import torchvision_table
+    finally:
+        sys.path.pop(0)
+    return torchvision_table
+
+
+TABLE = script()
+NETWORKS = {network.name: network for network in TABLE.networks()}
+
+
+def check(row: Any) -> None:
+    assert row.self_test <= 1e-9
+    assert row.macs_left <= row.macs_asked
+    assert 0 < row.layers <= row.off
+    assert row.after < row.before
+    assert row.outputs_before > 0.01, "what went did not matter"
+
+
+def test_every_network_of_torchvision_is_listed_once() -> None:
+    from torchvision import models
+
+    parts = (models, models.segmentation, models.detection)
+    listed = {name for part in parts for name in models.list_models(part)}
+    assert set(NETWORKS) - listed == {"yolox_like_nano", "yolox_like_s"}
+    assert listed <= set(NETWORKS) and len(TABLE.networks()) == len(NETWORKS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_is_slimmed_by_one_call(name: str) -> None:
+    network = replace(NETWORKS[name], side=64)
+    if name.startswith("yolox"):
+        network = replace(network, build=lambda: TABLE.YoloxLike(width=8))
+    check(TABLE.row_of(network))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TABLE.FIRST if name not in SMALL])
+def test_one_of_each_family_is_slimmed_by_one_call(name: str) -> None:
+    check(TABLE.row_of(NETWORKS[name]))
+
+
+def test_the_table_holds_what_the_guide_says_of_it() -> None:
+    with (REPO / "benchmarks/results/torchvision.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["network"] for row in rows} <= set(NETWORKS)
+    for row in rows:
+        assert row["note"].startswith("failed") or float(row["self_test"]) <= 1e-9
