@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from yoloprune.api.loop import Sparsity
     from yoloprune.api.result import Slimmed, Table
     from yoloprune.api.slim import slim
     from yoloprune.api.stages import cut, plan, repair, score, trace
@@ -44,7 +43,6 @@ __all__ = [
     "Scores",
     "Slimmed",
     "Source",
-    "Sparsity",
     "SparsityOptions",
     "Table",
     "TrainOptions",
@@ -80,7 +78,6 @@ _HOMES = {
     "Scores": "prune.score",
     "Slimmed": "api.result",
     "Source": "models.door",
-    "Sparsity": "api.loop",
     "SparsityOptions": "train.options",
     "Table": "api.result",
     "TrainOptions": "train.options",

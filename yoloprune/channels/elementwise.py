@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from yoloprune.channels.ids import NONE, IdArray, unrepeated
+from yoloprune.channels.shadow import key
 from yoloprune.channels.table import rule, tensors_in
 from yoloprune.channels.tracer import Tracer
 
@@ -40,6 +41,7 @@ def pointwise(tracer: Tracer, name: str, args: Sequence[Any], out: Any) -> None:
             tracer.shadows.put(result, np.zeros((), dtype=np.int32))
     carriers = [t for t in operands if tracer.shadows.has(t)]
     if not carriers:
+        _compute(tracer, operands, result)
         return
     others = [t for t in operands if t.numel() > 1 and not any(t is c for c in carriers)]
     if len(carriers) == 1 and not others and carriers[0].shape == result.shape:
@@ -48,6 +50,15 @@ def pointwise(tracer: Tracer, name: str, args: Sequence[Any], out: Any) -> None:
         return
     ids = _meet(tracer, name, carriers, others, tuple(result.shape))
     tracer.shadows.put(result, ids)
+
+
+def _compute(tracer: Tracer, operands: list[Tensor], result: Tensor) -> None:
+    """Remember a vector that comes of parameters alone: ``weight * (var + eps).rsqrt()``."""
+    vectors = [tracer.vector_of(t) for t in operands if t.numel() > 1]
+    fits = max(result.shape, default=0) == result.numel() and key(result) not in tracer.tensors
+    if vectors and all(vectors) and fits:
+        sources = {id(source): source for found in vectors for source in found}
+        tracer.vectors[tracer.shadows.number(result)] = tuple(sources.values())
 
 
 def _meet(

@@ -34,15 +34,20 @@ def follow(tracer: Tracer, func: Any, args: Sequence[Any], out: Any) -> None:
     elif any(tracer.shadows.has(t) for t in tensors_in(args)):
         tracer.freeze(tensors_in(args), f"{name} has no rule")
     if not (func.is_view or found in (conv, norm_layer, linear)):
-        _keep_bare_parameters(tracer, tensors_in(args))
+        _keep_bare_parameters(tracer, tensors_in(args), out)
 
 
-def _keep_bare_parameters(tracer: Tracer, tensors: list[Tensor]) -> None:
-    """Parameters that an operation read without following channels must keep their size."""
-    for tensor in tensors:
-        owner = tracer.tensors.get(key(tensor))
-        if owner is not None and tensor.numel() > 1 and not tracer.shadows.has(tensor):
-            tracer.keep_whole(owner[0])
+def _keep_bare_parameters(tracer: Tracer, tensors: list[Tensor], out: Any) -> None:
+    """Parameters that an operation read without following channels must keep their size.
+
+    One that gave a vector with which nothing is done yet is judged by what that meets.
+    """
+    followed = isinstance(out, Tensor) and tracer.shadows.number(out) in tracer.vectors
+    for tensor in tensors if not followed else ():
+        for source in tracer.vectors.get(tracer.shadows.number(tensor), (tensor,)):
+            owner = tracer.tensors.get(key(source))
+            if owner is not None and source.numel() > 1 and not tracer.shadows.has(source):
+                tracer.keep_whole(owner[0])
 
 
 # --- operations that keep channels where they are

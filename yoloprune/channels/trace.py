@@ -37,6 +37,12 @@ SIZES = (64, 128, 192, 256, 320, 640)
 """Picture sides that are tried in turn: some heads need more positions than the smallest has."""
 
 
+FROZEN_NORMS = ("FrozenBatchNorm2d",)
+"""Classes that compute from buffers what a BatchNorm does in evaluation, by name: torchvision's,
+Detectron2's and DETR's trained backbones have them. Their channels are followed like any others;
+but a constant that is added before one belongs in its running mean, which no operation tells."""
+
+
 def trace(
     model: nn.Module, example: Tensor | None = None, *, imgsz: int | None = None
 ) -> ChannelGraph:
@@ -259,6 +265,8 @@ class _Hooks:
                 tracer.entered[path] = list(_ids(tracer, given))
                 self._given.append({_sight(tensor) for tensor in given})
                 self._read.append(Opaque.enter(tracer, module, given))
+                if type(module).__name__ in FROZEN_NORMS:
+                    tracer.frozen_norm(path, given)
 
         return enter
 

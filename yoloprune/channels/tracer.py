@@ -48,6 +48,8 @@ class Tracer:
         left: path of each module → ids of what left it last.
         flows: ``entered`` and ``left`` as they were after the first pass.
         products: matrix products of the first pass: module, line of channels, multiply-adds.
+        vectors: storage of a vector that was computed element by element from parameters and
+            buffers → these; of the current pass.
         quiet: while true, operations are neither followed nor judged.
         shape: sizes that the running function asks for, one each axis of its result; an entry
             is a (traced) integer, or ``None`` for "whatever is left".
@@ -66,6 +68,7 @@ class Tracer:
         self.quiet = False
         self.shape: list[int | None] | None = None
         self.tensors: dict[int, tuple[str, Tensor]] = {}
+        self.vectors: dict[int, tuple[Tensor, ...]] = {}
         self.depthwise: set[str] = set()
         self.whole: set[tuple[str, int | None]] = set()
         self.entered: dict[str, list[IdArray]] = {}
@@ -79,6 +82,7 @@ class Tracer:
     def begin_pass(self) -> None:
         """Forget activations; keep channels."""
         self.shadows = Shadows()
+        self.vectors = {}
         self.reads.append(Reads())
         self.place = []
 
@@ -127,6 +131,11 @@ class Tracer:
                 if owner == name and dim in (None, axis):
                     self.ids.freeze(found.ids, f"{name} also meets tensors without channels")
 
+    def frozen_norm(self, path: str, given: Iterable[Tensor]) -> None:
+        """Note a BatchNorm that keeps buffers only, and which tensor it is about to read."""
+        for tensor in given:
+            self.reads[-1].normed[self.shadows.number(tensor)] = path
+
     def multiply(self, ids: IdArray | None, macs: int) -> None:
         """Note a matrix product of activations whose cost goes with a line of channels."""
         if len(self.reads) == 1:
@@ -154,8 +163,31 @@ class Tracer:
         self.ids.freeze(ids[holes], f"{reason} in {self.where}")
         return ids
 
+    def vector_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The parameters and buffers that a whole vector is, or was computed from, one by one.
+
+        Args:
+            tensor: such as a scale for each channel, ``[C]`` or a view ``[1, C, 1, 1]``.
+        """
+        if max(tensor.shape, default=0) != tensor.numel():
+            return ()
+        found = self.tensors.get(key(tensor))
+        sources = self.vectors.get(self.shadows.number(tensor), ()) if found is None else found[1:]
+        return sources if all(s.numel() == tensor.numel() for s in sources) else ()
+
     def param_ids(self, tensor: Tensor) -> IdArray | None:
-        """Ids of a parameter or buffer (or a view of one) that meets channels one by one."""
+        """Ids of a parameter or buffer (or a view of one) that meets channels one by one.
+
+        Those that a vector was computed from lose the same channels.
+        """
+        if self.shadows.number(tensor) in self.vectors:
+            found_ids = map(self.param_ids, self.vector_of(tensor))
+            lines = [ids.ravel() for ids in found_ids if ids is not None]
+            for other in lines[1:]:
+                self.ids.unify(lines[0], other)
+            if lines:
+                self.shadows.put(tensor, lines[0].reshape(tensor.shape))
+            return self.shadows.get(tensor)
         found = self.tensors.get(key(tensor))
         if found is None or found[1].itemsize != tensor.itemsize:
             return None

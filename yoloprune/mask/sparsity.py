@@ -102,13 +102,12 @@ def sparsity(model: nn.Module) -> ModelSparsity:
 
 
 def _tensors(model: nn.Module) -> Iterator[TensorSparsity]:
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}  # an id means something only as long as its tensor lives
     for layer, module in model.named_modules():
         for name, value in own_tensors(module):
-            kept = module._parameters.get(name, module._parameters.get(name + _ORIG))
-            if id(kept) in seen:  # not of the value, which may be a product that lives no longer
+            if id(value) in seen:
                 continue
-            seen.add(id(kept))
+            seen[id(value)] = value
             values = value.detach()
             zero = values == 0
             rows = zero.flatten(1).all(1) if zero.dim() > 1 else zero.flatten()

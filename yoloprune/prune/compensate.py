@@ -180,14 +180,16 @@ def _constants(
 
 def _silenced(model: nn.Module, graph: ChannelGraph, gone: BoolArray) -> nn.Module:
     """Removed channels with scales of zero, or zero rows in layers that no BatchNorm follows."""
-    tensors = dict(model.named_parameters())
+    scales = {f"{norm}.weight" for norm in graph.norm_of.values()}
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors |= {name: tensor for name, tensor in model.named_buffers() if name in scales}
     scaled = {path for path, norm in graph.norm_of.items() if f"{norm}.weight" in tensors}
     changed = {}
     for axis in graph.axes:
         if axis.tensor not in tensors or axis.role == "in" or not gone[axis.units].any():
             continue
         owner = model.get_submodule(axis.module)
-        norm = isinstance(owner, nn.modules.batchnorm._BatchNorm)
+        norm = isinstance(owner, nn.modules.batchnorm._BatchNorm) or axis.tensor in scales
         made_here = axis.role == "out" and axis.module not in scaled
         if made_here or (norm and axis.tensor.endswith(".weight")):
             changed[axis.tensor] = zeroed(tensors[axis.tensor].detach(), axis, gone)
