@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from yoloprune.api.loop import Sparsity
     from yoloprune.api.result import Slimmed, Table
     from yoloprune.api.slim import slim
     from yoloprune.api.stages import cut, plan, repair, score, trace
@@ -43,6 +44,7 @@ __all__ = [
     "Scores",
     "Slimmed",
     "Source",
+    "Sparsity",
     "SparsityOptions",
     "Table",
     "TrainOptions",
@@ -78,6 +80,7 @@ _HOMES = {
     "Scores": "prune.score",
     "Slimmed": "api.result",
     "Source": "models.door",
+    "Sparsity": "api.loop",
     "SparsityOptions": "train.options",
     "Table": "api.result",
     "TrainOptions": "train.options",

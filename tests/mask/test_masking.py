@@ -379,3 +379,5 @@ def test_what_layers_share_counts_once() -> None:
     model.b.again.weight = model.b[0].weight
     names = [(one.layer, one.name) for one in sparsity(model).tensors]
     assert ("b.0", "weight") in names and ("b.again", "weight") not in names
+    masked = mask_model(model, MaskSpec(method="random_unstructured", amount=0.5))
+    assert [(one.layer, one.name) for one in sparsity(masked).tensors] == names

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune.channels import trace
-from yoloprune.errors import ExportError
+from yoloprune.errors import ExportError, MeasureError
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
@@ -307,6 +307,15 @@ def test_what_fails_inside_is_one_line(
     monkeypatch.setattr(int8_onnx.OnnxTool, "quantise", fail)
     how = Int8Options(calibration=pictures(), keep_float="none")
     with pytest.raises(ExportError, match=r"onnx: bringing it to 8 bits failed \(.*: first\)\.$"):
+        quantise(demo, made, "onnx", 1, how)
+
+
+def test_what_cannot_be_measured_is_told_as_it_is(demo: nn.Module, made: Path) -> None:
+    def accuracy(file: Path) -> float:
+        raise MeasureError("val: shows no object.")
+
+    how = Int8Options(calibration=pictures(), keep_float="none", accuracy=accuracy)
+    with pytest.raises(MeasureError, match="^val: shows no object.$"):
         quantise(demo, made, "onnx", 1, how)
 
 

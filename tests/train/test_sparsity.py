@@ -200,7 +200,7 @@ def test_auto_comes_to_a_limit(net: nn.Module) -> None:
     graph, budget = trace(net), Budget(macs=0.4, min_channels=2)
     costs = Costs(net, graph, count(net, 64))
     options = SparsityOptions(budget=budget, criterion="gamma")
-    shrink(net, sparsity_of(net, graph, options, side=64), steps=60)
+    shrink(net, sparsity_of(net, graph, options, size=64), steps=60)
     remove = Planner(graph, costs).choose(score(net, graph), budget)
     zeros = np.flatnonzero(Gammas(net, graph).zero_units(net))
     assert np.isin(remove, zeros).all()  # zeros are alike, so that another last one may do, too
@@ -354,7 +354,7 @@ def test_auto_shrinks_what_ratios_let_go() -> None:
     graph = trace(model)
     rules = parse_ratios({"backbone": 0, "head": 0.5}, "rules")
     budget = Budget(percent=0.1, min_channels=1, ratios=rules)
-    method: Any = sparsity_of(model, graph, SparsityOptions(budget=budget, method="auto"), side=64)
+    method: Any = sparsity_of(model, graph, SparsityOptions(budget=budget, method="auto"), size=64)
     chosen = method._chooser.renew(model, moving=True)
     units = set(method.gammas.units[chosen].tolist())
     assert units
@@ -380,9 +380,9 @@ def test_auto_holds_a_limit_to_latency(tmp_path: Path) -> None:
     budget = Budget(latency=0.6, min_channels=1)
     options = SparsityOptions(budget=budget, criterion="gamma")
     with pytest.raises(TrainError, match="--latency: is meant in some runtime"):
-        sparsity_of(model, graph, options, side=64)
+        sparsity_of(model, graph, options, size=64)
     told = replace(options, runtime=runtime, table=str(tmp_path / "t.json"))
-    method: Any = sparsity_of(model, graph, told, side=64)
+    method: Any = sparsity_of(model, graph, told, size=64)
     chosen = method._chooser.renew(model, moving=True)
     kept = np.ones(graph.n_units, dtype=bool)
     kept[method.gammas.units[chosen]] = False

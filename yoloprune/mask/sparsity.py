@@ -102,12 +102,13 @@ def sparsity(model: nn.Module) -> ModelSparsity:
 
 
 def _tensors(model: nn.Module) -> Iterator[TensorSparsity]:
-    seen: dict[int, Tensor] = {}  # an id means something only as long as its tensor lives
+    seen: set[int] = set()
     for layer, module in model.named_modules():
         for name, value in own_tensors(module):
-            if id(value) in seen:
+            kept = module._parameters.get(name, module._parameters.get(name + _ORIG))
+            if id(kept) in seen:  # not of the value, which may be a product that lives no longer
                 continue
-            seen[id(value)] = value
+            seen.add(id(kept))
             values = value.detach()
             zero = values == 0
             rows = zero.flatten(1).all(1) if zero.dim() > 1 else zero.flatten()

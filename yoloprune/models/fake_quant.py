@@ -38,7 +38,7 @@ def group_errors(
     Returns:
         Group → :func:`output_error`.
     """
-    runner = copy.deepcopy(model).float().eval()
+    runner = copy.deepcopy(model).cpu().float().eval()
     layers: dict[str, nn.Module] = {
         path: m for path, m in runner.named_modules() if isinstance(m, _LAYERS)
     }

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from yoloprune.errors import ExportError, typed_line
+from yoloprune.errors import ExportError, YoloPruneError, typed_line
 from yoloprune.models.difference import difference
 from yoloprune.models.fake_quant import group_errors, output_error
 from yoloprune.models.int8_onnx import OnnxTool
@@ -157,7 +157,7 @@ def quantise(
         trial = _Trial(tool, batches, made.with_name(f"{_stem(made, tool)}_int8{tool.suffix}"))
         kept, errors = _chosen(model, tool.graph, asked, pictures, options)
         found = _settled(trial, kept, errors, options)
-    except ExportError:
+    except YoloPruneError:
         raise
     except Exception as exc:  # a converter can raise anything
         line = typed_line(exc, 300)

@@ -123,21 +123,24 @@ class Planner:
         source: Origin | None = None,
         *,
         asked: Budget | None = None,
+        remove: IntArray | None = None,
     ) -> PrunePlan:
-        """As :func:`plan`; ``asked`` is written down where ``budget`` stands for another one."""
-        remove = self.choose(scores, budget)
-        free = self._scored(scores)
-        total = int(self._channels[free].sum())
+        """As :func:`plan`; ``asked`` is what was, where ``budget`` stands for another one.
+
+        ``remove`` are the units that :meth:`choose` gave, where it did so before.
+        """
+        remove = self.choose(scores, budget) if remove is None else remove
+        total = int(self._channels[self._scored(scores)].sum())
         if not remove.size:
             if budget.limits and self.costs is not None:
                 there = self.costs.limited(np.ones(self.graph.n_units, dtype=bool), budget)
                 if all(n <= self.costs.limits(budget)[k] for k, n in there.items()):
                     raise PlanError(f"plan: nothing is to go, the network has {budget.asked}.")
             raise PlanError(_why_nothing(scores, budget, total))
-        n_removed = int(self._channels[remove].sum())
+        gone = int(self._channels[remove].sum())
         reached = Reached(
-            percent=n_removed / max(total, 1),
-            channels=n_removed,
+            percent=gone / max(total, 1),
+            channels=gone,
             prunable_channels=total,
             units=int(remove.size),
             threshold=float(scores.values[remove].max()),

@@ -43,7 +43,7 @@ class Equip:
         if self.options.sparsity is not None:
             student = student_of(trainer.model)
             trainer.sparsity = sparsity_of(
-                student, trace(student), self.options.sparsity, side=self.options.imgsz
+                student, trace(student), self.options.sparsity, size=self.options.imgsz
             )
             trainer.sparsity.watch(student, trainer.optimizer)
             if trainer.resumed_sparsity is not None:

@@ -41,8 +41,9 @@ class Gammas(Gates):
         self.free = graph.prunable[self.units]
 
     def read(self, model: nn.Module, *, beta: bool = False) -> Tensor:
-        """Float32 ``[n]``: a copy of every scale, or of every shift."""
-        return torch.cat(self.parameters(model, beta=beta)).detach().float()
+        """``[n]``, float32 or a float64 model's: a copy of every scale, or of every shift."""
+        values = torch.cat(self.parameters(model, beta=beta)).detach()
+        return values if values.dtype == torch.float64 else values.float()
 
     def write(self, model: nn.Module, values: Tensor, *, beta: bool = False) -> None:
         """Put scales, or shifts, in place; ``values`` is ``[n]``."""

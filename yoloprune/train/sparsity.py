@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from yoloprune.channels.graph import ChannelGraph
 from yoloprune.errors import TrainError
+from yoloprune.measure.images import InputSize
 from yoloprune.measure.size import count
 from yoloprune.prune.areas import with_areas
 from yoloprune.prune.clock import Clock
 from yoloprune.prune.cost import Costs
+from yoloprune.prune.plan import Origin, PrunePlan
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores, score
 from yoloprune.prune.timing import TimingOptions, clock_for
@@ -179,9 +181,24 @@ class PlannedShrinking(Sparsity):
         if self._chooser.taylor is not None:
             self._chooser.taylor.watch(model, optimizer)
 
-    @torch.no_grad()
+    @property
+    def sees_gradients(self) -> bool:
+        """Whether the criterion asks for them."""
+        return self._chooser.taylor is not None
+
+    def see(self, model: nn.Module) -> None:
+        """Take in the gradients that lie on ``model`` now, as :meth:`watch` does by itself."""
+        if self._chooser.taylor is not None:
+            self._chooser.taylor.tell_frozen(model)
+            self._chooser.taylor.gather(model)
+
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: float) -> None:
-        """Choose anew now and then, and hold the chosen under the bound."""
+        """As :meth:`shrink`, which no optimizer has a part in."""
+        self.shrink(model, progress)
+
+    @torch.no_grad()
+    def shrink(self, model: nn.Module, progress: float) -> None:
+        """Choose anew now and then, and hold the chosen under the bound, in place."""
         left = max(0.0, 1.0 - progress / self.until)
         self.threshold = self.top * left
         before = self._chooser.units
@@ -200,6 +217,26 @@ class PlannedShrinking(Sparsity):
     def done(self, progress: float) -> bool:
         """From when the bound is zero."""
         return progress >= self.until
+
+    def plan(self, model: nn.Module, source: Origin) -> PrunePlan:
+        """The cut of what was chosen last; before the first step, of what would be.
+
+        Raises:
+            PlanError: nothing can go.
+        """
+        planner, budget = self._chooser.planner, self._chooser.budget
+        units = self._chooser.units
+        goes = None if units is None else np.flatnonzero(units)
+        return planner.plan(self._chooser.scores(model), budget, source, remove=goes)
+
+    def alive(self, model: nn.Module) -> int:
+        """How many of the units that were chosen last are not at exactly zero in ``model``."""
+        if self._chooser.units is None:
+            return 0
+        alive: NDArray[np.bool_] = self.gammas.bare.alive_units(model)
+        for beta in (False, True):
+            alive[self.gammas.units[self.gammas.read(model, beta=beta).cpu().numpy() != 0]] = True
+        return int(np.count_nonzero(alive & self._chooser.units))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the bounds start, and the last choice."""
@@ -322,7 +359,7 @@ METHODS: dict[str, type[PlannedShrinking | Penalty]] = {
 
 
 def sparsity_of(
-    model: nn.Module, graph: ChannelGraph, options: SparsityOptions, *, side: int = 640
+    model: nn.Module, graph: ChannelGraph, options: SparsityOptions, *, size: InputSize = 640
 ) -> Sparsity:
     """The method that options name, for a model.
 
@@ -330,7 +367,7 @@ def sparsity_of(
         model: to be trained.
         graph: its channels.
         options: how.
-        side: of the pictures in pixels, on which a limit to multiply-adds holds.
+        size: of the input, on which a limit to multiply-adds holds.
 
     Raises:
         TrainError: the model has no prunable BatchNorm.
@@ -340,7 +377,7 @@ def sparsity_of(
     options, _ = settled(options, model, graph)
     costs = None
     if options.budget.limits:
-        costs = Costs(model, graph, count(model, side), _clock(model, graph, options))
+        costs = Costs(model, graph, count(model, size), _clock(model, graph, options))
     return METHODS[options.method](model, Gammas(model, graph), options, costs)
 
 

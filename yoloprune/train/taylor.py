@@ -42,9 +42,13 @@ class TaylorImportance:
 
     def watch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Read the gradients of ``model`` before every step of ``optimizer``."""
+        self.tell_frozen(model)
+        optimizer.register_step_pre_hook(lambda *_: self.gather(model))
+
+    def tell_frozen(self, model: nn.Module) -> None:
+        """See which units are trained at all: the others have no gradient, and go last."""
         trained = [weight.requires_grad for weight in self.gammas.parameters(model)]
         self._trained = self.gammas.sum_by_unit(np.repeat(trained, self.gammas.sizes)) > 0
-        optimizer.register_step_pre_hook(lambda *_: self.gather(model))
 
     @torch.no_grad()
     def gather(self, model: nn.Module) -> None:

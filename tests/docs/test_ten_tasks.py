@@ -187,3 +187,14 @@ def test_export_in_8_bits(mine: Path) -> None:
         wanted = load("mine.pt")[0](torch.from_numpy(picture))[0]
     assert found.shape == wanted.shape
     assert float((found - wanted).norm() / wanted.norm()) < 0.1
+
+
+def test_my_own_module(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(REPO / "docs/guides/any-network.md")
+    told: dict[str, Any] = {}
+    exec(compile(block.text, "any-network.md", "exec"), told)
+    full, thin = told["net"], told["result"].model
+    assert thin[3].out_channels < full[3].out_channels == 32
+    assert thin[6].out_channels == full[6].out_channels == 4
+    assert thin(told["pictures"]).shape == full(told["pictures"]).shape
+    assert "Reached" in capsys.readouterr().out
