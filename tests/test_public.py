@@ -7,6 +7,21 @@ import sys
 
 import yoloprune
 
+CLASSES = """
+    Budget ChannelGraph DistillOptions Evaluation ExportOptions ExportResult MaskSpec PrunePlan
+    RecipeRun Scores Slimmed Source Sparsity SparsityOptions Table TrainOptions TrainResult
+    YoloPruneError
+"""
+FUNCTIONS = """
+    cut cut_units evaluate export_model find_blocks load made_permanent mask_model plan
+    remove_blocks repair run_recipe save score slim sparsity trace train_model trainer_for
+"""
+
+
+def test_the_names_are_these() -> None:
+    """The interface: what is taken away or renamed here breaks what users wrote."""
+    assert yoloprune.__all__ == [*CLASSES.split(), *FUNCTIONS.split()]
+
 
 def test_every_name_opens() -> None:
     for name in yoloprune.__all__:

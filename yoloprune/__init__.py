@@ -13,6 +13,8 @@ from yoloprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from yoloprune.api.loop import Sparsity
+    from yoloprune.api.measure import Evaluation, evaluate
+    from yoloprune.api.recipes import RecipeRun, run_recipe
     from yoloprune.api.result import Slimmed, Table
     from yoloprune.api.slim import slim
     from yoloprune.api.stages import cut, plan, repair, score, trace
@@ -37,10 +39,12 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "DistillOptions",
+    "Evaluation",
     "ExportOptions",
     "ExportResult",
     "MaskSpec",
     "PrunePlan",
+    "RecipeRun",
     "Scores",
     "Slimmed",
     "Source",
@@ -52,6 +56,7 @@ __all__ = [
     "YoloPruneError",
     "cut",
     "cut_units",
+    "evaluate",
     "export_model",
     "find_blocks",
     "load",
@@ -60,6 +65,7 @@ __all__ = [
     "plan",
     "remove_blocks",
     "repair",
+    "run_recipe",
     "save",
     "score",
     "slim",
@@ -73,10 +79,12 @@ _HOMES = {
     "Budget": "prune.budget",
     "ChannelGraph": "channels.graph",
     "DistillOptions": "train.options",
+    "Evaluation": "api.measure",
     "ExportOptions": "models.export",
     "ExportResult": "models.export",
     "MaskSpec": "mask.spec",
     "PrunePlan": "prune.plan",
+    "RecipeRun": "api.recipes",
     "Scores": "prune.score",
     "Slimmed": "api.result",
     "Source": "models.door",
@@ -88,6 +96,7 @@ _HOMES = {
     "YoloPruneError": "errors",
     "cut": "api.stages",
     "cut_units": "prune.cut",
+    "evaluate": "api.measure",
     "export_model": "models.export",
     "find_blocks": "prune.blocks",
     "load": "models.door",
@@ -96,6 +105,7 @@ _HOMES = {
     "plan": "api.stages",
     "remove_blocks": "prune.blocks",
     "repair": "api.stages",
+    "run_recipe": "api.recipes",
     "save": "models.door",
     "score": "api.stages",
     "slim": "api.slim",

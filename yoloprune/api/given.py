@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import DataError, TraceError
+from yoloprune.measure.copies import device_of
 from yoloprune.measure.pictures import Pictures
-from yoloprune.models.door import Source, load
+from yoloprune.models.door import Source, load, torch_device
 
 Model = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]] | nn.Module
 """A file, a ``(cfg, weights)`` pair, or a network in memory."""
@@ -184,3 +185,15 @@ def _first(batch: Any) -> Tensor | None:
 def path_of(given: str | PathLike[str] | None) -> Path | None:
     """A path, where there is one."""
     return None if given is None else Path(given)
+
+
+def device_for(given: Network, device: str | None) -> str:
+    """Where to work, as torch spells it: as asked, else where a module lies, or the best there is.
+
+    Args:
+        given: the network; one of a file lies nowhere yet.
+        device: ``cpu``, ``0``, ``cuda:0`` …
+    """
+    if device is None and given.source is None:
+        return str(device_of(given.model))
+    return torch_device(device or "")

@@ -32,15 +32,17 @@ class Sparsity:
     After each step of the optimizer the planner says which channels the cut would take at this
     moment, and their BatchNorm scales and shifts are held under a bound that falls to zero. Once
     ``until`` of the steps are done they are exactly zero, and the rest of the training is the
-    others' alone: the cut then changes no output::
+    others' alone: the cut then changes no output.
 
-        sparsity = yp.Sparsity(model, example_input, macs=0.5, steps=epochs * len(loader))
-        for images, targets in batches:
-            criterion(model(images), targets).backward()
-            optimizer.step()
-            sparsity.step()
-            optimizer.zero_grad()
-        found = yp.slim(model, example_input, plan=sparsity.plan)
+    ```python
+    sparsity = yp.Sparsity(model, example_input, macs=0.5, steps=epochs * len(loader))
+    for images, targets in batches:
+        criterion(model(images), targets).backward()
+        optimizer.step()
+        sparsity.step()
+        optimizer.zero_grad()
+    found = yp.slim(model, example_input, plan=sparsity.plan)
+    ```
 
     It adds nothing to the loss, and works with mixed precision, gathered gradients and on
     several devices, each process with a ``Sparsity`` of its own. This is what ``yoloprune train``

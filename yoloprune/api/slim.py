@@ -12,13 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.api.given import Calibration, Model, Network, example_of, inputs_of, network, path_of
+from yoloprune.api.given import (
+    Calibration,
+    Model,
+    Network,
+    device_for,
+    example_of,
+    inputs_of,
+    network,
+    path_of,
+)
 from yoloprune.api.result import Slimmed, slimmed
 from yoloprune.api.wording import speaks_arguments
 from yoloprune.errors import DataError, PlanError
-from yoloprune.measure.copies import device_of
 from yoloprune.measure.targets import rounding
-from yoloprune.models.door import torch_device
 from yoloprune.prune.asking import Amount, budget_of, half_if_nothing, seconds_of, timing_of
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import parse_scope
@@ -152,7 +159,7 @@ class Asked:
             data=None if self.data is None else fspath(self.data),
             split=self.split,
             imgsz=self.imgsz,
-            device=_device(given, self.device),
+            device=device_for(given, self.device),
             repeats=self.repeats,
             timing=self.timing(given, size, budget.round_to),
         )
@@ -272,10 +279,3 @@ def _inputs(given: Network, example: Tensor | None, calib: Calibration | None, m
             "means) only you know: give inputs as it takes them, a tensor [N, ...] or a DataLoader."
         )
     return Inputs(example=one, pictures=pictures)
-
-
-def _device(given: Network, device: str | None) -> str:
-    """Where to work, as torch spells it."""
-    if device is None and given.source is None:
-        return str(device_of(given.model))
-    return torch_device(device or "")

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _CODE = re.compile(r"(`[^`]*`)")
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
+_SHORT = re.compile(r"(?<![\w-])-o\b")
 _NAMES = {"out": "out", "no-repair": "repair=False", "no-compensate": "compensate=False"}
 
 
@@ -23,7 +24,10 @@ def in_arguments(text: str) -> str:
     What stands between backticks is a command, and stays one.
     """
     parts = _CODE.split(text)
-    return "".join(part if part.startswith("`") else _FLAG.sub(_argument, part) for part in parts)
+    return "".join(
+        part if part.startswith("`") else _SHORT.sub("out", _FLAG.sub(_argument, part))
+        for part in parts
+    )
 
 
 def _argument(flag: re.Match[str]) -> str:

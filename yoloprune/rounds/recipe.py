@@ -7,6 +7,7 @@ of it is ever run or evaluated.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -236,16 +237,41 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         RecipeError: as there.
     """
     read = parse_yaml(text, path, RecipeError, unique=True)
-    data, lines = read.value, read.lines
+    return _recipe(read.value, read.lines, path)
+
+
+def recipe_of(given: Mapping[str, Any]) -> Recipe:
+    """Check a recipe that is no file; the files that it names are sought in the current folder.
+
+    Raises:
+        RecipeError: as :func:`read_recipe`.
+    """
+    return _recipe(_plain(given), {}, Path("recipe"))
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML would give it: paths are texts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _recipe(data: Any, lines: Mapping[Where, int], path: Path) -> Recipe:
+    """A checked recipe.
+
+    Args:
+        data: what was read.
+        lines: where the values of a file stand; empty where there is none.
+        path: what errors call it, and beside what files are sought.
+    """
     if not isinstance(data, dict):
         raise RecipeError(
             f"{path}: got {cut(repr(data), 60)}, expected a recipe with model, data, slim."
         )
     for name in ("train", "sparsify", "slim", "finetune", "stop"):
         if name in data and data[name] is None:
-            raise RecipeError(
-                f"{path}:{lines[(name,)]}: {name}: is empty. Fill it or leave it out."
-            )
+            at = _at(path, lines, (name,))
+            raise RecipeError(f"{at}{name}: is empty. Fill it or leave it out.")
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as exc:
@@ -255,9 +281,9 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     if tune is not None and tune.teacher not in ("none", "dense"):
         teacher = _beside(tune.teacher, path) or ""
         if not Path(teacher).is_file():
-            line = lines[("finetune", "teacher")]
+            at = _at(path, lines, ("finetune", "teacher"))
             raise RecipeError(
-                f"{path}:{line}: finetune.teacher: no such file, got {tune.teacher!r}, expected "
+                f"{at}finetune.teacher: no such file, got {tune.teacher!r}, expected "
                 "none, dense or a .pt or .cfg."
             )
         found["finetune"] = tune.model_copy(update={"teacher": teacher})  # type: ignore[assignment]
@@ -274,15 +300,19 @@ def _beside(name: str | None, recipe: Path) -> str | None:
     return name
 
 
+def _at(path: Path, lines: Mapping[Where, int], at: Where) -> str:
+    """File and line of a value, or of the section that it is missing in."""
+    while at and at not in lines:
+        at = at[:-1]
+    return f"{path}:{lines[at]}: " if at in lines else f"{path}: "
+
+
 def _message(exc: ValidationError, lines: Mapping[Where, int], path: Path) -> str:
     """The first thing that is wrong, in one line."""
     error = exc.errors()[0]
     at: Where = error["loc"]
     name = ".".join(map(str, at))
-    known = at
-    while known not in lines:
-        known = known[:-1]
-    where = f"{path}:{lines[known]}: " + (f"{name}: " if name else "")
+    where = _at(path, lines, at) + (f"{name}: " if name else "")
     kind, value = error["type"], cut(repr(error["input"]), 60)
     if kind == "extra_forbidden":
         fields = ", ".join(_section(at[:-1]).model_fields)

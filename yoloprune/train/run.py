@@ -64,8 +64,10 @@ class TrainResult:
     sparsity: dict[str, Any] | None = None
 
 
-def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
+def train(model: nn.Module, out: str | Path, options: TrainOptions) -> TrainResult:
     """Train a copy of ``model``; its structure is kept.
+
+    In public it is ``yoloprune.train_model``, for ``yoloprune.train`` is the package around it.
 
     Args:
         model: a detector; not modified.
@@ -80,6 +82,7 @@ def train(model: nn.Module, out: Path, options: TrainOptions) -> TrainResult:
         YoloPruneError: another process is at work in the folder, or the disk is full.
     """
     check_finite(model)
+    out = Path(out)
     if options.keep_zeros:
         KeptZeros(model)  # or there is nothing to keep
     alone = "RANK" not in os.environ
