@@ -73,3 +73,17 @@ def test_verbose_is_all_that_ultralytics_says(net: Path) -> None:
     assert "Instances       Size" in done.stdout and "1 epochs completed" in done.stdout
     assert not any(name in done.stdout for name in ("yoloprune.pt", ".final-", ".new-"))
     assert not [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
+
+
+def test_an_export_says_no_names_of_files_that_go_again(net: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, "-m", "yoloprune", "export", str(net), "imgsz=64", "-o"]
+    done = subprocess.run(
+        [*command, str(net.parent / "out")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stdout + done.stderr
+    assert ".yoloprune-export-" not in said and "Export complete" not in said
+    assert done.stdout.splitlines()[0] == f"wrote {net.parent / 'out' / 'net.onnx'}"
+    assert f"next: yoloprune bench {net} --runtimes onnxruntime" in done.stdout

@@ -199,7 +199,7 @@ RECORDS: dict[str, dict[str, Any]] = {
         {"file": EVIL, "boxes": [{"name": EVIL, "confidence": 0.5, "xyxy": [1, 2, 3, 4]}]}
     ]},
     "train": {"files": {"model": [EVIL], "sparsity": EVIL}},
-    "export": {"file": EVIL, "format": EVIL, "check": None},
+    "export": {"file": EVIL, "format": EVIL, "check": None, "int8": None},
 }  # fmt: skip
 SHOWN = {
     ("info", 40): ["layer"],

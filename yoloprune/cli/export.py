@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 
 from yoloprune.cli.app import command
 from yoloprune.cli.folders import results_folder
+from yoloprune.cli.next_steps import model_words, show_next
 from yoloprune.cli.options import (
     CfgOpt,
     DataOpt,
@@ -26,6 +27,7 @@ from yoloprune.cli.options import (
     SettingsOpt,
     SplitOpt,
     TrustOpt,
+    VerboseOpt,
     WeightsOpt,
     check_device,
     load_model,
@@ -34,6 +36,7 @@ from yoloprune.cli.options import (
     write_json,
 )
 from yoloprune.cli.tables import show_line
+from yoloprune.progress import progress, stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,13 +107,14 @@ def export(
     device: DeviceOpt = "",
     trust: TrustOpt = False,
     json_file: JsonOpt = None,
+    verbose: VerboseOpt = False,
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
     """Write a model for another toolchain; ONNX is checked against ONNX Runtime."""
-    from yoloprune.models.export import ExportOptions, export_model, file_name
-    from yoloprune.progress import progress
-    from yoloprune.train.options import parse_settings
+    with stage("loading"):
+        from yoloprune.models.export import ExportOptions, export_model, file_name
+        from yoloprune.train.options import parse_settings
 
     if half and precision not in (None, "fp16"):
         raise typer.BadParameter(f"--half: is --precision fp16, got {precision}, too.")
@@ -128,6 +132,7 @@ def export(
         device=device,
         extra=extra,
         overwrite=overwrite,
+        verbose=verbose,
     )
     _check_flags(asked, calib, data, split, max_drop)
     target = file_name(named(model, cfg).stem, file_format, kind)
@@ -137,8 +142,9 @@ def export(
 
     with results_folder(out, "export", results, overwrite=overwrite) as folder:
         loaded, source = load_model(model, cfg, weights, trust=trust)
-        with _handed(loaded, replace(asked, out=folder)) as options, progress("layers") as advance:
-            if kind == "int8":
+        layers = progress("layers") if kind == "int8" else nullcontext()
+        with _handed(loaded, replace(asked, out=folder)) as options, layers as advance:
+            if advance is not None:
                 pictures = _pictures(loaded, str(calib or data), options, calib_images)
                 options = replace(options, calibration=pictures, advance=advance)
             if data is not None:
@@ -147,8 +153,20 @@ def export(
             result = export_model(loaded, source.model.stem, options)
     record = {"model": str(source.model), **result.to_dict()}
     _show(record)
+    if (runtime := _RUNS.get(record["format"])) is not None:
+        in_8 = ["--precision", "fp32,int8", "--calib", calib or data] if kind == "int8" else []
+        show_next("bench", *model_words(source), "--runtimes", runtime, *in_8)
     write_json(json_file, record)
     say(f"results in {folder}")
+
+
+_RUNS = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+    "torchscript": "torchscript",
+}
+"""Format → the runtime of `bench` that it is for."""
 
 
 def _check_flags(

@@ -25,6 +25,7 @@ from yoloprune.cli.options import (
 )
 from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
 from yoloprune.cli.targets import CountedOpt
+from yoloprune.progress import stage
 
 BlocksOpt = Annotated[
     bool, typer.Option("--blocks", help="Show the residual blocks instead, and which may go.")
@@ -45,11 +46,12 @@ def info(
     debug: DebugOpt = False,
 ) -> None:
     """Show every layer: shapes, cost, scales, and what is prunable or why not."""
-    from yoloprune.measure.fastpath import examine
-    from yoloprune.measure.inspection import inspect_model
-    from yoloprune.measure.targets import DEFAULT, find_target
-    from yoloprune.models.door import input_size_of, lacks_weights
-    from yoloprune.prune.blocks import find_blocks
+    with stage("loading"):
+        from yoloprune.measure.fastpath import examine
+        from yoloprune.measure.inspection import inspect_model
+        from yoloprune.measure.targets import DEFAULT, find_target
+        from yoloprune.models.door import input_size_of, lacks_weights
+        from yoloprune.prune.blocks import find_blocks
 
     wanted = find_target(target or DEFAULT)
     scratch = weights is None and lacks_weights(model or cfg or "")

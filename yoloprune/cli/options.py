@@ -53,9 +53,7 @@ JsonOpt = Annotated[
 ]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
-VerboseOpt = Annotated[
-    bool, typer.Option("--verbose", "-v", help="All that Ultralytics says of a training.")
-]
+VerboseOpt = Annotated[bool, typer.Option("--verbose", "-v", help="All that Ultralytics says.")]
 PercentOpt = Annotated[
     float | None,
     typer.Option(

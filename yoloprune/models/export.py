@@ -10,7 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,8 @@ from yoloprune.models.faster import rewrite
 from yoloprune.models.formats import ALIASES, check_format, put, refuse
 from yoloprune.models.int8 import TOOLS, Int8Options, Int8Record, as_pictures, check_int8, quantise
 from yoloprune.models.int8_handed import calibration_set
+from yoloprune.models.quiet import warnings_only
+from yoloprune.progress import stage
 
 HALF_TOLERANCE = 5e-2
 Precision = Literal["fp32", "fp16", "int8"]
@@ -52,6 +54,7 @@ class ExportOptions:
         extra: further Ultralytics settings, passed through.
         rewritten: let the heads of an ONNX file compute in the way that ONNX Runtime does fastest.
         overwrite: replace an earlier export of that name.
+        verbose: let Ultralytics say all that it says.
     """
 
     out: Path
@@ -69,6 +72,7 @@ class ExportOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
     rewritten: bool = True
     overwrite: bool = False
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         """Call the format what Ultralytics calls it; refuse what contradicts itself.
@@ -282,7 +286,8 @@ def _export(model: nn.Module, file: Path, options: ExportOptions) -> tuple[Any, 
     if options.format == "onnx" and options.rewritten:
         rewrite(copy)
     try:
-        with _no_installing(), warnings.catch_warnings():
+        heard = nullcontext() if options.verbose else warnings_only()
+        with stage("exporting"), heard, _no_installing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, on its own old exporters
             exporter = Exporter(overrides=settings)
             made = exporter(model=copy)

@@ -35,7 +35,7 @@ def only_warnings() -> Callable[[], None]:
     from ultralytics.utils import LOGGER
 
     level, handlers = LOGGER.level, LOGGER.handlers[:]
-    LOGGER.setLevel(logging.WARNING)  # which takes its bars away, too
+    LOGGER.setLevel(max(level, logging.WARNING))  # which takes its bars away, too
     LOGGER.handlers[:] = [_PassedOn()]
 
     def undo() -> None:
@@ -43,6 +43,16 @@ def only_warnings() -> Callable[[], None]:
         LOGGER.handlers[:] = handlers
 
     return undo
+
+
+@contextlib.contextmanager
+def warnings_only() -> Iterator[None]:
+    """As :func:`only_warnings`, for as long as the block lasts."""
+    undo = only_warnings()
+    try:
+        yield
+    finally:
+        undo()
 
 
 def is_only_warnings() -> bool:

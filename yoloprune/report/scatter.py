@@ -88,10 +88,13 @@ def scatter(points: Sequence[Point], axes: Axes, label: str) -> Markup:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Points than which none is both further left and higher, from left to right."""
+    """Points than which none is both further left and higher, from left to right.
+
+    Heights are told apart by the three digits that are shown of them.
+    """
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.x, -p.y)):
-        if not best or point.y > best[-1].y:
+        if not best or round(point.y, 3) > round(best[-1].y, 3):
             best.append(point)
     return best
 
@@ -113,7 +116,10 @@ def _scatter(points: Sequence[Point], axes: Axes, width: int) -> Drawing:
         near_x, near_y = min(max(at[0], box.left), box.right), (box.top + box.bottom) / 2
         if abs(near_x - at[0]) + abs(near_y - at[1]) > 22:
             drawing.line(at[0], at[1], near_x, near_y, "leader")
-        drawing.text(box.left, box.bottom - 3, point.label, "label")
+        # Fonts differ in width: what a label has too much must not run into its mark.
+        anchor = "start" if box.left > at[0] else "end" if box.right < at[0] else "middle"
+        x_of = {"start": box.left, "end": box.right, "middle": (box.left + box.right) / 2}
+        drawing.text(x_of[anchor], box.bottom - 3, point.label, "label", anchor)
     return drawing
 
 

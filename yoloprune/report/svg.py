@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WIDE, NARROW = 920, 350
 """Widths of drawings in CSS pixels; the style sheet shows one of the two."""
-_CHARACTER = 6.4
+_CHARACTER = 7.0
 """Width of a character of a chart's text in pixels, on average and a little more."""
 
 
