@@ -99,7 +99,7 @@ def slim(model: nn.Module, source: Source, options: SlimOptions) -> SlimResult:
         result.summary["files"] |= {
             "model": [str(f) for f in files],
             "plan": str(plan_path),
-            **({} if asked is options else {"data": str(parted.data)}),
+            **({} if parted is asked else {"data": str(parted.data)}),
         }
         return result
 
