@@ -13,6 +13,7 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune.errors import MeasureError
+from yoloprune.measure.deployed import deployed
 from yoloprune.measure.fuse import fuse, is_fused
 from yoloprune.measure.latency import LatencyOptions, LatencySample, measure_latency
 
@@ -142,16 +143,31 @@ def test_a_norm_without_a_convolution_stays() -> None:
     assert not is_fused(fuse(model, torch.rand(1, 3, 8, 8)))
 
 
+class Branch(nn.Module):
+    """A convolution whose output is read beside its BatchNorm, too; given by name."""
+
+    def __init__(self, *, reads: bool = True) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.reads = reads
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.conv(x)
+        y = self.bn(x)
+        return {"shape": torch.tensor(y.shape), "sum": y + x if self.reads else y}
+
+
+def test_outputs_that_are_packed_by_name_are_compared() -> None:
+    model, image = random_statistics(Branch(reads=False)), torch.rand(1, 3, 8, 8)
+    assert is_fused(fuse(model, image))
+
+
+def test_a_network_that_cannot_be_fused_is_looked_at_as_it_is() -> None:
+    seen = deployed(random_statistics(Branch()), 8)
+    assert [conv.layer for conv in seen.convs] == ["conv"]
+
+
 def test_fusing_what_someone_else_reads_is_refused() -> None:
-    class Branch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.conv(x)
-            return self.bn(x) + x
-
     with pytest.raises(MeasureError, match="fusing its BatchNorms changes its output"):
         fuse(random_statistics(Branch()), torch.rand(1, 3, 8, 8))
 

@@ -63,7 +63,7 @@ KINDS = (*_ACTIVATIONS.values(), *_ELSE)
 
 
 def deployed(model: nn.Module, imgsz: InputSize) -> Deployed:
-    """Look at a network as it would be deployed.
+    """Look at a network as it would be deployed, with BatchNorms where they cannot be fused.
 
     Args:
         model: takes ``[1, C, H, W]``. Not modified.
@@ -72,18 +72,29 @@ def deployed(model: nn.Module, imgsz: InputSize) -> Deployed:
     Raises:
         MeasureError: the model does not run on such an input.
     """
-    runner = copy.deepcopy(model).cpu().float().eval()
     told = getattr(model, "yaml", None) or {}
     image = torch.zeros(input_shape(imgsz, channels=told.get("channels", 3)))
     watcher = _Watcher(image)
     try:
-        watcher.watch(fuse(runner, image), image)
+        watcher.watch(_as_deployed(model, image), image)
     except RuntimeError as exc:
         raise MeasureError(
             f"{type(model).__name__}: cannot run on an input of {list(image.shape)}: "
             f"{first_line(exc)}"
         ) from exc
     return Deployed(tuple(dict.fromkeys(watcher.convs)), tuple(dict.fromkeys(watcher.ops)))
+
+
+def _as_deployed(model: nn.Module, image: Tensor) -> nn.Module:
+    """A copy with its BatchNorms fused, or as it is where they cannot be."""
+
+    def copied() -> nn.Module:
+        return copy.deepcopy(model).cpu().float().eval()
+
+    try:
+        return fuse(copied(), image)
+    except MeasureError:
+        return copied()
 
 
 class _Watcher(MacTracker):  # type: ignore[no-untyped-call]

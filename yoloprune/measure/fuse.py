@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from yoloprune.channels.table import tensors_in
 from yoloprune.errors import MeasureError
 
 # float32 rounding over a deep network stays well below it, a wrong fusion far above.
@@ -43,14 +44,15 @@ def fuse(model: nn.Module, example: torch.Tensor) -> nn.Module:
     if is_fused(model):
         return model
     with torch.no_grad():
-        before = _first_tensor(model(example))
+        before = _numbers(model(example))
         for conv_name, norm_name in _pairs(model, example):
             conv: Any = model.get_submodule(conv_name)
             norm: Any = model.get_submodule(norm_name)
             _replace(model, conv_name, fuse_conv_bn_eval(conv, norm))
             _replace(model, norm_name, nn.Identity())
-        after = _first_tensor(model(example))
-    if float((after - before).abs().max()) > _TOLERANCE * (1 + float(before.abs().max())):
+        after = _numbers(model(example))
+    pairs = zip(before, after, strict=True)
+    if any(float((a - b).abs().max()) > _TOLERANCE * (1 + float(b.abs().max())) for b, a in pairs):
         raise MeasureError(f"{type(model).__name__}: fusing its BatchNorms changes its output.")
     return model
 
@@ -94,9 +96,6 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, module)
 
 
-def _first_tensor(output: Any) -> torch.Tensor:
-    while isinstance(output, (tuple, list)):
-        output = output[0]
-    if not isinstance(output, torch.Tensor):
-        raise MeasureError(f"model output: got {type(output).__name__}, expected a tensor.")
-    return output
+def _numbers(output: Any) -> list[torch.Tensor]:
+    """What a model gives, however it is packed."""
+    return [t for t in tensors_in(output) if t.is_floating_point() and t.numel()]
