@@ -516,7 +516,7 @@ EXACT: tuple[type[nn.Module], ...] = (
 FROZEN: tuple[tuple[type[nn.Module], str], ...] = (
     (ChannelSoftmax, "softmax over channels"),
     (UnknownOp, "fft_r2c has no rule"),
-    (GroupNormed, "native_group_norm has no rule"),
+    (GroupNormed, "GroupNorm over channels is not exact after a cut"),
     (UnevenSplit, "split in the model"),
     (StridedSlice, "fixed slice of channels"),
     (Literal, "a reshape in the model asks for a fixed number of channels"),

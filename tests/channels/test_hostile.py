@@ -257,7 +257,7 @@ FIFTEEN: tuple[tuple[type[nn.Module], str | None], ...] = (
     (inside(nets.Einsum), None),
     (inside(nets.Shared), None),
     (inside(nets.MultiHead), "nn.MultiheadAttention in net.attention"),
-    (inside(nets.GroupNormed), "native_group_norm has no rule in net.norm"),
+    (inside(nets.GroupNormed), "GroupNorm over channels is not exact after a cut in net.norm"),
     (inside(nets.PixelShuffled), None),
     (inside(nets.ChunkThree), None),
     (inside(nets.InPlace), None),

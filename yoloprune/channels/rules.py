@@ -218,6 +218,12 @@ def layer_norm(tracer: Tracer, name: str, args: Sequence[Any], out: Any) -> None
         tracer.shadows.share(out[0], args[0])
 
 
+@rule("native_group_norm")
+def group_norm(tracer: Tracer, name: str, args: Sequence[Any], out: Any) -> None:
+    """A group's mean and spread change with each channel that it loses."""
+    tracer.freeze([args[0]], "GroupNorm over channels is not exact after a cut")
+
+
 # --- operations that put tensors together or take them apart
 
 
