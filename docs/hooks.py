@@ -98,6 +98,10 @@ def _cell(text: Any) -> str:
     return " ".join(str(text or "").split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+_MADE = ("Budget", "MaskSpec", "Sparsity")
+"""Classes that readers make themselves, and whose arguments they look for; beside all options."""
+
+
 def python_reference() -> str:
     """A page that lists the public names; mkdocstrings fills in their docstrings."""
     import yoloprune
@@ -114,7 +118,9 @@ def python_reference() -> str:
             if name.startswith("__"):
                 continue
             module, _, attribute = yoloprune._HOMES[name].partition(":")
-            lines += [f"::: yoloprune.{module}.{attribute or name}", ""]
+            made = name in _MADE or name.endswith("Options")
+            options = ["    options:", "      merge_init_into_class: true"] if made else []
+            lines += [f"::: yoloprune.{module}.{attribute or name}", *options, ""]
     return "\n".join(lines)
 
 

@@ -36,8 +36,8 @@ SHORTER = (
     (r"^(yoloprune sensitivity .*)", r"\1 --shares 0.5"),
     (r"--rounds \d+", "--rounds 1"),
     (r"^(yoloprune bench .*)", r"\1 --repeats 1"),
-    (r"\bepochs([:=] *)\d+", r"epochs\g<1>1"),
-    (r"\bimgsz([:=] *)\d+", r"imgsz\g<1>96"),
+    (r"\bepochs(\"?[:=] *)\d+", r"epochs\g<1>1"),
+    (r"\bimgsz(\"?[:=] *)\d+", r"imgsz\g<1>96"),
     (r"\brounds: \d+", "rounds: 1"),
 )
 """What takes long → what takes seconds and does the same."""

@@ -198,3 +198,20 @@ def test_my_own_module(capsys: pytest.CaptureFixture[str]) -> None:
     assert thin[6].out_channels == full[6].out_channels == 4
     assert thin(told["pictures"]).shape == full(told["pictures"]).shape
     assert "Reached" in capsys.readouterr().out
+
+
+def test_plug_it_into_my_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page says, without what only goes on from it: half the work, the same outputs."""
+    monkeypatch.chdir(tmp_path)
+    told: dict[str, Any] = {}
+    new = 0
+    for block in blocks(REPO / "docs/guides/your-own-loop.md")[:3]:
+        exec(compile(block.text, "your-own-loop.md", "exec"), told)
+        new += sum("sparsity" in line for line in block.text.splitlines())
+    assert new <= 5
+    full, thin = told["model"].double(), told["result"].model.double()
+    example = torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(thin(example), full(example), rtol=0, atol=1e-12)
+    work = [count(model, 32).macs for model in (full, thin)]
+    assert work[1] <= 0.5 * work[0]
