@@ -41,8 +41,33 @@ def test_each_step_takes_what_the_best_fit_misses_least(blocks: tuple[int, ...])
     given = [
         (moments(count * b), torch.randn(count * b, 5, dtype=torch.float64), b) for b in blocks
     ]
-    parts = [_Part(torch.linalg.inv(h), w.clone(), b) for h, w, b in given]
+    parts = [_Part(torch.linalg.inv(h), w.clone(), b, np.arange(count)) for h, w, b in given]
     assert _order(count, parts).tolist() == naive(given, count)
+
+
+def test_readers_of_some_units_only_speak_for_these() -> None:
+    """As the groups of a grouped convolution do: each as if the others' units were not there."""
+    count, half = 14, 7
+    given = [(moments(half), torch.randn(half, 5, dtype=torch.float64), 1) for _ in range(2)]
+    members = np.arange(0, count, 2), np.arange(1, count, 2)
+    parts = [
+        _Part(torch.linalg.inv(h), w.clone(), b, m)
+        for (h, w, b), m in zip(given, members, strict=True)
+    ]
+    order = _order(count, parts)
+    for one, m in zip(given, members, strict=True):
+        assert (order[np.isin(order, m)] // 2).tolist() == naive([one], half)
+
+
+def test_a_grouped_convolution_misses_what_it_reads() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3, groups=4)).eval()
+    idle = [1, 6, 15]
+    with torch.no_grad():
+        for unit in idle:
+            model[2].weight[unit // 4 * 2 : unit // 4 * 2 + 2, unit % 4] = 0
+    scores = removal_order(model, trace(model, torch.rand(1, 3, 16, 16)), torch.rand(4, 3, 16, 16))
+    assert sorted(np.argsort(scores.values[:16])[:3].tolist()) == idle
 
 
 def test_units_that_nobody_reads_go_in_any_order() -> None:

@@ -61,14 +61,18 @@ class _Reader:
         self._inverse: Tensor | None = None
 
     def part(self, units: IntArray) -> _Part:
-        """What it says of the units of one group."""
+        """What it says of those units of one group that it reads.
+
+        A group of a grouped convolution does not read all of them; the others do.
+        """
         if self._inverse is None:
             moments = self._moments.double()
             moments.diagonal().add_(_DAMPING * moments.diagonal().mean() + 1e-30)
             self._inverse = torch.linalg.inv(moments)
             del self._moments
         taps, channels = self._weight.shape[:2]
-        at = [np.flatnonzero(self.units == unit) for unit in units.tolist()]
+        mine = np.flatnonzero(np.isin(units, self.units))
+        at = [np.flatnonzero(self.units == unit) for unit in units[mine].tolist()]
         width = min(len(a) for a in at)
         places = np.stack([a[:width] for a in at])
         index = np.arange(taps)[None, :, None] * channels + places[:, None, :]
@@ -77,6 +81,7 @@ class _Reader:
             self._inverse[chosen[:, None], chosen],
             self._weight.flatten(0, 1)[chosen].double(),
             taps * width,
+            mine,
         )
         self.groups -= 1
         if not self.groups:
@@ -115,7 +120,10 @@ def removal_order(
         for unit in np.unique(reader.units).tolist():
             of_unit[unit].append(reader)
     values = np.full(graph.n_units, np.nan)
-    read_by = [of_unit.get(int(group.units[0]), []) for group in graph.groups]
+    read_by = [
+        list(dict.fromkeys(chain.from_iterable(of_unit.get(u, ()) for u in group.units.tolist())))
+        for group in graph.groups
+    ]
     for reader in chain.from_iterable(read_by):
         reader.groups += 1
     with progress("scoring") as advance:
@@ -132,13 +140,17 @@ def _order(count: int, parts: Sequence[_Part]) -> IntArray:
     left = np.arange(count)
     order: list[int] = []
     while left.size:
-        costs = sum((part.costs() for part in parts), torch.zeros(left.size, dtype=torch.float64))
+        costs = np.zeros(count)
+        for part in parts:
+            if part.members.size:
+                costs[part.members] += part.costs().numpy()
         many = max(1, int(left.size * _AT_ONCE))
-        lowest = np.argsort(costs.numpy(), kind="stable")[:many]
-        order += left[lowest].tolist()
+        lowest = np.argsort(costs[left], kind="stable")[:many]
+        gone = left[lowest]
+        order += gone.tolist()
         left = np.delete(left, lowest)
         for part in parts if left.size else ():
-            part.remove(lowest)
+            part.remove(gone)
     return np.array(order, dtype=np.int64)
 
 
@@ -152,10 +164,15 @@ class _Part:
         inverse: float64 ``[n · block, n · block]``, of the second moments. It is changed.
         weight: float64 ``[n · block, outputs]``. It is changed.
         block: inputs a unit.
+        members: int64 ``[n]``, which of the group's units it speaks of, ascending.
+
+    Attributes:
+        members: those that are left.
     """
 
-    def __init__(self, inverse: Tensor, weight: Tensor, block: int) -> None:
+    def __init__(self, inverse: Tensor, weight: Tensor, block: int, members: IntArray) -> None:
         self._inverse, self._weight, self._block = inverse, weight, block
+        self.members = members
         self._left = np.arange(len(weight) // block)
 
     def costs(self) -> Tensor:
@@ -172,8 +189,14 @@ class _Part:
             lost = (weight * (torch.linalg.inv(own) @ weight)).sum((1, 2))
         return lost.cpu()
 
-    def remove(self, lost: IntArray) -> None:
-        """Take units out, by their places among those left, and let the others speak for them."""
+    def remove(self, units: IntArray) -> None:
+        """Take those of some units out that are its own, and let the others speak for them."""
+        lost = np.flatnonzero(np.isin(self.members, units))
+        if not lost.size or lost.size == self.members.size:
+            self.members = np.delete(self.members, lost)
+            self._left = np.delete(self._left, lost)
+            return
+        self.members = np.delete(self.members, lost)
         gone = self._rows(self._left[lost])
         self._left = np.delete(self._left, lost)
         columns = self._inverse[:, gone]
