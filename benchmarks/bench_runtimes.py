@@ -34,7 +34,7 @@ from repair_tables import (
     opened,
 )
 
-from yoloprune.cli.bench import NAMED_ONLY, write_results
+from yoloprune.cli.bench import NAMED_ONLY
 from yoloprune.files import write_bytes
 from yoloprune.measure.bench import BenchOptions, bench
 from yoloprune.measure.bench_group import Entrant
@@ -43,6 +43,7 @@ from yoloprune.measure.data import load_dataset
 from yoloprune.measure.environment import environment
 from yoloprune.measure.runtimes import RUNTIMES
 from yoloprune.models.door import load, save
+from yoloprune.report.bench_files import write_results
 
 NETWORKS = ("yolo-fastest-1.1-xl", "yolov5n-coco", "yolov8n-bccd", "yolov5nu-bccd")
 SHARE, MOST = 0.5, 0.003

@@ -8,12 +8,12 @@ import sys
 import yoloprune
 
 CLASSES = """
-    Budget ChannelGraph DistillOptions Evaluation ExportOptions ExportResult MaskSpec PrunePlan
-    RecipeRun Scores Slimmed Source Sparsity SparsityOptions Table TrainOptions TrainResult
-    YoloPruneError
+    BenchResult Budget ChannelGraph DistillOptions Evaluation ExportOptions ExportResult
+    MaskSpec PrunePlan RecipeRun Scores Slimmed Source Sparsity SparsityOptions Table
+    TrainOptions TrainResult YoloPruneError
 """
 FUNCTIONS = """
-    cut cut_units evaluate export_model find_blocks load made_permanent mask_model plan
+    bench cut cut_units evaluate export_model find_blocks load made_permanent mask_model plan
     remove_blocks repair run_recipe save score slim sparsity trace train_model trainer_for
 """
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from yoloprune.api.bench import bench
     from yoloprune.api.loop import Sparsity
     from yoloprune.api.measure import Evaluation, evaluate
     from yoloprune.api.recipes import RecipeRun, run_recipe
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from yoloprune.mask.masking import made_permanent, mask_model
     from yoloprune.mask.sparsity import sparsity
     from yoloprune.mask.spec import MaskSpec
+    from yoloprune.measure.bench_result import BenchResult
     from yoloprune.models.door import Source, load, save
     from yoloprune.models.export import ExportOptions, ExportResult, export_model
     from yoloprune.prune.blocks import find_blocks, remove_blocks
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from yoloprune.train.trainer import trainer_for
 
 __all__ = [
+    "BenchResult",
     "Budget",
     "ChannelGraph",
     "DistillOptions",
@@ -54,6 +57,7 @@ __all__ = [
     "TrainOptions",
     "TrainResult",
     "YoloPruneError",
+    "bench",
     "cut",
     "cut_units",
     "evaluate",
@@ -76,6 +80,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BenchResult": "measure.bench_result",
     "Budget": "prune.budget",
     "ChannelGraph": "channels.graph",
     "DistillOptions": "train.options",
@@ -94,6 +99,7 @@ _HOMES = {
     "TrainOptions": "train.options",
     "TrainResult": "train.run",
     "YoloPruneError": "errors",
+    "bench": "api.bench",
     "cut": "api.stages",
     "cut_units": "prune.cut",
     "evaluate": "api.measure",

@@ -155,6 +155,24 @@ def test_with_the_optimizer_it_is_bit_by_bit_what_train_does() -> None:
     assert sparsity.plan.reached.channels > 0
 
 
+def test_scaled_and_gathered_gradients_reach_the_same_zeros() -> None:
+    runs = []
+    for parts in (1, 2):
+        model = net().eval()  # statistics fixed: halves of a batch add up
+        sparsity, how = yp.Sparsity(model, EXAMPLE, macs=0.5, steps=STEPS), optimizer(model)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, enabled=parts > 1)
+        for step in range(STEPS):
+            for part in batch(step).chunk(parts):
+                scaler.scale((model(part) - 1).square().mean() / parts).backward()
+            scaler.step(how)
+            scaler.update()
+            sparsity.step()
+            how.zero_grad()
+        runs.append((sparsity.plan.layers, outputs(model)))
+    assert runs[0][0] == runs[1][0]
+    torch.testing.assert_close(*(out for _, out in runs), rtol=0, atol=1e-4)
+
+
 def test_an_average_takes_the_zeros_over() -> None:
     model = net()
     average = copy.deepcopy(model)

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from yoloprune.cli.bench import distinct
 from yoloprune.cli.main import app
-from yoloprune.errors import MeasureError
 from yoloprune.measure.bench_result import BenchResult
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 
@@ -102,10 +100,3 @@ def test_data_of_other_classes_are_refused(twin: Path, tmp_path: Path, data: Pat
     assert done.exit_code == 1
     assert "names 4 classes, the model knows 3" in done.output
     assert not (tmp_path / "out" / "bench.json").exists()
-
-
-def test_names_are_as_long_as_they_must() -> None:
-    assert distinct([Path("a/x.pt"), Path("a/y.pt")]) == ["x", "y"]
-    assert distinct([Path("a/b/x.pt"), Path("c/b/x.pt")]) == ["a/b/x", "c/b/x"]
-    with pytest.raises(MeasureError, match="stands twice"):
-        distinct([Path("a/x.pt"), Path("a/../a/x.pt")])

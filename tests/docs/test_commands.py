@@ -39,6 +39,7 @@ SHORTER = (
     (r"\bepochs(\"?[:=] *)\d+", r"epochs\g<1>1"),
     (r"\bimgsz(\"?[:=] *)\d+", r"imgsz\g<1>96"),
     (r"\brounds: \d+", "rounds: 1"),
+    (r"\brepeats=[1-9]\d*", "repeats=1"),
 )
 """What takes long → what takes seconds and does the same."""
 OURS = "yoloprune "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from yoloprune.measure.bench_result import BenchResult, BenchRow
     from yoloprune.measure.runtimes import RuntimeName
 
-FILES = ("bench.json", "bench.csv", "bench.md", "bench.html", "bench-card.md")
-DEFAULT = ("torch", "onnxruntime", "openvino", "opencv")
-"""Runtimes that are measured where nothing else is said, those of them that are there."""
 NAMED_ONLY = ("torch-compile",)
 """Left out of ``all``: it compiles for minutes on a CPU."""
 
@@ -115,6 +112,7 @@ def bench(
     """Time networks side by side in many runtimes, and score the very files that were timed."""
     from yoloprune.measure.tasks import look
     from yoloprune.progress import progress, stage
+    from yoloprune.report.bench_files import bench_results, write_results
 
     names = _runtimes(runtimes)
     precisions = _listed(precision, "--precision", ("fp32", "fp16", "int8"))
@@ -127,11 +125,8 @@ def bench(
         files = {baseline: None, **files}
         paths = list(files)
 
-    def results(folder: Path) -> list[Path]:
-        return [folder / name for name in FILES if (folder / name).exists()]
-
     with (
-        results_folder(out, "bench", results, overwrite=overwrite) as folder,
+        results_folder(out, "bench", bench_results, overwrite=overwrite) as folder,
         stage("benchmark", still=True),
         progress("turns") as advance,
     ):
@@ -141,8 +136,9 @@ def bench(
             look(data, split)
         from yoloprune.measure.bench import BenchOptions
         from yoloprune.measure.bench import bench as measure
+        from yoloprune.measure.entrants import entrants_of
 
-        entrants = _entrants(files, trust=trust)
+        entrants = entrants_of(files, trust=trust)
         found = measure(
             entrants,
             entrants[paths.index(baseline)].name,
@@ -169,29 +165,12 @@ def bench(
     show_next(*_next(found, entrants, data))
 
 
-def write_results(folder: Path, found: BenchResult) -> list[Path]:
-    """Every face of a result, each whole or not at all."""
-    from yoloprune.files import write_bytes
-    from yoloprune.report.bench import write_bench_card, write_bench_page
-
-    texts = {
-        "bench.json": found.to_json(),
-        "bench.csv": found.to_csv(),
-        "bench.md": found.to_markdown(),
-    }
-    for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
-    page = write_bench_page(folder / "bench.html", found)
-    card = write_bench_card(folder / "bench-card.md", found)
-    return [*(folder / name for name in texts), page, card]
-
-
 def _runtimes(text: str | None) -> tuple[RuntimeName, ...]:
     """What --runtimes names; of the default ones those that are installed."""
-    from yoloprune.measure.runtimes import RUNTIMES, missing
+    from yoloprune.measure.runtimes import RUNTIMES, usual_here
 
     if text is None:
-        return tuple(name for name in RUNTIMES if name in DEFAULT and missing(name) is None)
+        return usual_here()
     if text.strip() == "all":
         return tuple(name for name in RUNTIMES if name not in NAMED_ONLY)
     found: Any = _listed(text, "--runtimes", RUNTIMES)
@@ -246,41 +225,6 @@ def _with_weights(typed: Sequence[str]) -> dict[str, str | None]:
             found[path] = None
             last = path
     return found
-
-
-def _entrants(files: Mapping[str, str | None], *, trust: bool) -> list[Entrant]:
-    """The networks, under names that differ."""
-    from yoloprune.measure.bench_group import Entrant
-    from yoloprune.models.door import load
-
-    # two weights of one cfg are told apart by them
-    names = distinct([Path(weights or path) for path, weights in files.items()])
-    found = []
-    for (path, weights), name in zip(files.items(), names, strict=True):
-        model, source = load(path, weights, trust=trust)
-        plan = source.model.with_name(f"{source.model.stem}-plan.json")
-        own = (source.model, *((source.weights,) if source.weights else ()))
-        found.append(
-            Entrant(name=name, model=model, files=own, plan=plan if plan.is_file() else None)
-        )
-    return found
-
-
-def distinct(paths: Sequence[Path]) -> list[str]:
-    """Names of files without suffixes, with as many of their folders as tell them apart.
-
-    Raises:
-        MeasureError: one stands twice.
-    """
-    from yoloprune.errors import MeasureError
-
-    parts = [(*path.resolve().parent.parts[1:], path.stem) for path in paths]
-    if len(set(parts)) < len(parts):
-        raise MeasureError(f"bench: a network stands twice, got {', '.join(map(str, paths))}.")
-    length = 1
-    while len({own[-length:] for own in parts}) < len(parts):
-        length += 1
-    return ["/".join(own[-length:]) for own in parts]
 
 
 def _dataset(data: str | None, split: str) -> Any:

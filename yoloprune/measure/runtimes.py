@@ -105,6 +105,15 @@ class RuntimeOptions:
         )
 
 
+USUAL = ("torch", "onnxruntime", "openvino", "opencv")
+"""What is measured where nothing else is said."""
+
+
+def usual_here() -> tuple[RuntimeName, ...]:
+    """Those of :data:`USUAL` that are installed."""
+    return tuple(name for name in RUNTIMES if name in USUAL and missing(name) is None)
+
+
 def missing(runtime: RuntimeName) -> str | None:
     """What must be installed for a runtime; None where all of it is there."""
     needs = _NEEDS[runtime]
