@@ -198,7 +198,7 @@ def networks() -> list[Network]:
                 kind="detection",
                 build=lambda width=width: YoloxLike(width),
                 side=SIDES["yolox"],
-                note="of this benchmark; decoded boxes",
+                note="of this benchmark; decoded boxes, and scores",
             )
         )
     return sorted(found, key=_turn)

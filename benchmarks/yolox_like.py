@@ -133,14 +133,14 @@ class YoloxLike(nn.Module):
         self.up5 = CSP(16 * w, 16 * w, d, shortcut=False)
         self.heads = nn.ModuleList(Head(c * w, 4 * w, classes) for c in (4, 8, 16))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Detections of a batch.
 
         Args:
             x: ``[B, 3, H, W]`` in 0 … 1, H and W multiples of 32.
 
         Returns:
-            ``[B, N, 5 + classes]``: ``[x, y, w, h]`` in pixels, objectness, scores of classes.
+            Boxes ``[B, N, 4]`` as ``[x, y, w, h]`` in pixels, and scores ``[B, N, classes]``.
         """
         c3 = self.dark3(self.stem(x))
         c4 = self.dark4(c3)
@@ -150,14 +150,17 @@ class YoloxLike(nn.Module):
         p4 = self.up4(torch.cat((self.stride3(p3), l4), 1))
         p5 = self.up5(torch.cat((self.stride4(p4), l5), 1))
         maps = [head(p) for head, p in zip(self.heads, (p3, p4, p5), strict=True)]
-        return torch.cat([_decoded(m, s) for m, s in zip(maps, self.strides, strict=True)], 1)
+        found = [_decoded(m, s) for m, s in zip(maps, self.strides, strict=True)]
+        boxes, scores = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+        return boxes, scores
 
 
-def _decoded(raw: Tensor, stride: int) -> Tensor:
-    """``[B, 5 + classes, H, W]`` of one level → ``[B, H·W, 5 + classes]``, boxes in pixels."""
+def _decoded(raw: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """``[B, 5 + classes, H, W]`` of one level → boxes ``[B, H·W, 4]``, scores of classes."""
     height, width = raw.shape[2:]
     rows, columns = torch.arange(height).to(raw), torch.arange(width).to(raw)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy")).flatten(1).T
     flat = raw.flatten(2).permute(0, 2, 1)
     centre = (flat[..., :2] + grid) * stride
-    return torch.cat((centre, flat[..., 2:4].exp() * stride, flat[..., 4:]), 2)
+    boxes = torch.cat((centre, flat[..., 2:4].exp() * stride), 2)
+    return boxes, flat[..., 4:5] * flat[..., 5:]
