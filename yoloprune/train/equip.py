@@ -55,7 +55,6 @@ class Equip:
                 sparsity_log = SparsityLog(trainer)
                 trainer.add_callback("on_train_epoch_end", sparsity_log)
                 sparse = sparsity_log.rows
-                trainer.add_callback("on_train_epoch_end", SparsityLog(trainer))
         if self.options.keep_zeros:
             trainer.zeros = KeptZeros(student_of(trainer.model))
             if trainer.resumed_zeros is not None:
