@@ -204,11 +204,14 @@ def test_scales_that_stay_are_not_rounded_in_double_precision() -> None:
     assert (scales[~stays] < 0.95).all()
 
 
-def test_a_model_wrapped_for_several_devices_is_opened() -> None:
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_model_that_is_wrapped_or_compiled_is_opened(wrap: Any) -> None:
     model = net()
-    sparsity = yp.Sparsity(nn.DataParallel(model), EXAMPLE, macs=0.5, steps=2)
+    sparsity = yp.Sparsity(nn.DataParallel(wrap(model)), EXAMPLE, macs=0.5, steps=2)
     train(model, sparsity, steps=range(2))
-    assert sparsity.plan.source == yp.slim(model, EXAMPLE, plan=sparsity.plan).plan.source
+    found = yp.slim(wrap(model), EXAMPLE, plan=sparsity.plan)
+    assert type(found.model) is Mixed
+    torch.testing.assert_close(outputs(found.model), outputs(model), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,14 @@ def network(
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network in a ``YOLO`` object, or in what trains it on several devices."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inside: nn.Module = model.module
-        return inside
+    """The network in a ``YOLO`` object, in what compiles it, or trains it on several devices."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        else:
+            break
     inner = getattr(model, "model", None)
     wrapper = type(model).__module__.startswith("ultralytics.") and hasattr(model, "predictor")
     return inner if wrapper and isinstance(inner, nn.Module) else model
