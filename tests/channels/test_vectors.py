@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from yoloprune.channels.trace import trace
-from yoloprune.prune.cut import cut_units, self_test
+from yoloprune.prune.cut import cut_units, kept_units, self_test
+from yoloprune.prune.repair import repair
 
 SHAPE = (1, 3, 8, 8)
 
@@ -75,3 +76,19 @@ def test_a_scale_that_is_summed_too_keeps_its_channels() -> None:
     for first in (True, False):
         graph = trace(Product(summed=True, first=first).eval(), torch.rand(SHAPE))
         assert not graph.prunable.any(), first
+
+
+def test_a_batchnorm_of_buffers_is_repaired_as_any_other() -> None:
+    torch.manual_seed(0)
+    frozen, plain = Frozen().eval(), Frozen().eval()
+    plain.bn = nn.BatchNorm2d(8)  # type: ignore[assignment]
+    plain.load_state_dict(frozen.state_dict(), strict=False)
+    pictures, remove = torch.rand(8, *SHAPE[1:]), np.array([1, 6])
+    found = []
+    for net in (frozen, plain.eval()):
+        graph = trace(net, torch.rand(SHAPE))
+        slim = cut_units(net, graph, remove)
+        done = repair(net, slim, graph, kept_units(graph, remove), pictures)
+        assert any(layer.pull is not None for layer in done.record.layers)
+        found.append(done.model.eval()(pictures))
+    assert torch.allclose(*found, atol=1e-5)
