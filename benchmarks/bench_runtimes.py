@@ -5,12 +5,12 @@
     python benchmarks/bench_runtimes.py --quick    # that all of it works; its times mean nothing
 
 yolo-fastest-1.1-xl and yolov5n-coco on coco256, yolov8n-bccd and yolov5nu-bccd on BCCD, at 320 px,
-each beside the network that is left of it at half the multiply-adds (even shares by recon, repaired
-on 64 or 128 train pictures without labels, not trained). Every runtime that is installed but
-torch-compile, fp32 and int8, batch 1 and 8, 1 and 2 threads.
+each beside what `slim --macs 0.5 --calib` leaves of it: even shares by recon, widths in eights,
+repaired on 64 or 128 train pictures without labels, not trained. Every runtime that is installed
+but torch-compile, fp32 and int8, batch 1 and 8, 1 and 2 threads.
 
 A folder for each pair in ``runs/bench-runtimes`` holds what ``yoloprune bench`` writes, with every
-timed pass and the page; all rows together are in ``results/bench-runtimes-320px-CPU.csv``. It is
+timed pass and the page; all rows together are in ``results/bench-runtimes-320px-cpu.csv``. It is
 written after each set of conditions, and those that it has are not measured again. Ends with 1
 where AP of a row in fp32 is further than 0.003 from torch's.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 from pathlib import Path
 
 from repair_tables import (
@@ -28,19 +27,16 @@ from repair_tables import (
     ROOT,
     SHARED,
     SIZE,
-    at_macs,
-    cut_and_repaired,
     data_of,
-    opened,
 )
 
+from yoloprune.api.slim import slim
 from yoloprune.cli.bench import NAMED_ONLY
 from yoloprune.files import write_bytes
 from yoloprune.measure.bench import BenchOptions, bench
 from yoloprune.measure.bench_group import Entrant
 from yoloprune.measure.bench_result import BenchResult
 from yoloprune.measure.data import load_dataset
-from yoloprune.measure.environment import environment
 from yoloprune.measure.runtimes import RUNTIMES
 from yoloprune.models.door import load, save
 from yoloprune.report.bench_files import write_results
@@ -55,10 +51,9 @@ def entrants_of(network: str, work: Path) -> list[Entrant]:
     file = SHARED / NETS[network][0]
     thin = work / f"{network}-slim{file.suffix}"
     if not thin.is_file():
-        net = opened(network)
-        made = cut_and_repaired(net, at_macs(net, "recon", SHARE, "cpu")[1])[1]
+        made = slim(str(file), macs=SHARE, calib=data_of(network), calib_images=NETS[network][2])
         work.mkdir(parents=True, exist_ok=True)
-        save(made, thin)
+        save(made.model, thin)
     found = []
     for name, path in ((network, file), (f"{network}-slim", thin)):
         model, source = load(str(path))
@@ -137,10 +132,7 @@ def main() -> int:
         found.append(measured(network, args))
         print(found[-1].to_markdown())
     text = table(found)
-    machine = re.sub(r"[^a-z0-9]+", "-", environment().cpu.lower()).strip("-")
-    target = (
-        args.work / "all.csv" if args.quick else RESULTS / f"bench-runtimes-320px-{machine}.csv"
-    )
+    target = args.work / "all.csv" if args.quick else RESULTS / "bench-runtimes-320px-cpu.csv"
     write_bytes(target, text.encode())
     print(f"wrote {target}")
     wrong = strangers(text)
