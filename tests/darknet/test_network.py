@@ -68,7 +68,9 @@ def for_opencv(cfg: Cfg, name: str) -> Cfg:
     return parse_cfg(text)
 
 
-@pytest.mark.parametrize("name", slow_but(*FAST, names=CFGS.keys() - REFUSED - {*BEYOND_OPENCV}))
+@pytest.mark.parametrize(
+    "name", slow_but(*FAST, names=sorted(CFGS.keys() - REFUSED - {*BEYOND_OPENCV}))
+)
 def test_raw_outputs_equal_opencvs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_row_is_a_layer(row: object) -> None:
         {"channels": 1 << 20},
         {"extra": object()},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_numbers_are_those_of_a_network(change: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match="m.yaml"):
