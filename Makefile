@@ -17,6 +17,8 @@ TORCH ?= $(if $(filter Linux,$(shell uname)),$(if $(shell nvidia-smi -L 2>/dev/n
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
+#: a process a core, a thread each
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -58,10 +60,10 @@ bench-torchvision: setup
 	$(BIN)/python benchmarks/torchvision_table.py
 
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: setup
-	$(BIN)/python -m pytest --cov
+	$(PYTEST) --cov
 
 fuzz: setup
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
