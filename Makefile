@@ -11,9 +11,8 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
-# TORCH=cpu takes torch without CUDA's libraries (4 GB less), index what pip's index has; auto, on Linux without
-# a GPU, the first where it can be had.
-TORCH ?= $(if $(filter Linux,$(shell uname)),$(if $(shell nvidia-smi -L 2>/dev/null),index,auto),index)
+# TORCH=cpu make setup   torch without CUDA's libraries: 4 GB less
+TORCH ?= index
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +29,6 @@ help:
 setup: $(STAMP)
 
 TORCH_cpu = $(BIN)/python -m pip install --index-url $(CPU_INDEX) 'torch>=2.6' 'torchvision>=0.21'
-TORCH_auto = $(TORCH_cpu) --retries 0 --timeout 10 || echo "taking torch from pip's own index"
 TORCH_index =
 
 $(STAMP): pyproject.toml

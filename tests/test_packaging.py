@@ -152,29 +152,19 @@ def test_a_fresh_environment_runs_the_installed_command(repo: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize(
-    ("asked", "gpu"), [("cpu", True), ("index", False), ("", True), ("", False)]
-)
-def test_set_up_takes_torch_without_cuda_where_no_gpu_is(
-    repo: Path, tmp_path: Path, asked: str, gpu: bool
-) -> None:
-    if sys.platform != "linux" and not asked:
-        pytest.skip("elsewhere the index has no other torch")
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\n" + ("echo 'GPU 0: any'\n" if gpu else "exit 9\n"))
-    tool.chmod(0o755)
+@pytest.mark.parametrize("asked", ["cpu", "index", ""])
+def test_set_up_takes_torch_without_cuda_where_that_is_asked(repo: Path, asked: str) -> None:
     told = [f"TORCH={asked}"] if asked else []
+    environment = {key: value for key, value in os.environ.items() if key != "TORCH"}
     done = subprocess.run(
         ["make", "-n", "-B", "setup", *told],
         cwd=repo,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
     lines = [line for line in done.stdout.splitlines() if "--index-url" in line]
-    assert len(lines) == (asked == "cpu" or not (asked or gpu))
-    for line in lines:
-        assert "whl/cpu" in line
-        assert ("||" in line) == (not asked)  # without being asked it may fail
+    assert len(lines) == (asked == "cpu")
+    assert all("whl/cpu" in line for line in lines)
     assert "install -e" in done.stdout

@@ -70,7 +70,11 @@ def darknet_loss(
             delta = region_delta(head, values, truths, seen)
         else:
             delta = anchor_delta(head, rule_of(head), values, truths)
-    box, obj, cls = _MinusDelta.apply(head.split(raw).float(), delta, head.box_entries)
+    given = head.split(raw).float()
+    # Only from 2.14 on does torch say what it gives.
+    box, obj, cls = _MinusDelta.apply(  # type: ignore[no-untyped-call,unused-ignore]
+        given, delta, head.box_entries
+    )
     return LossParts(total=box + obj + cls, box=box, obj=obj, cls=cls)
 
 
