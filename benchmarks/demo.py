@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from yoloprune.cli.tables import quantity
 from yoloprune.files import write_bytes
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
@@ -33,6 +32,7 @@ from yoloprune.models.door import load
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units
 from yoloprune.prune.slim import SlimOptions, SlimResult, slim
+from yoloprune.report.figures import short
 from yoloprune.report.plots import Panel, detections_picture
 from yoloprune.report.slim import write_slim_page
 from yoloprune.rounds.recipe import read_recipe
@@ -143,8 +143,8 @@ class Demo:
                 name,
                 f"{row['AP']:.3f}",
                 f"{row['AP50']:.3f}",
-                quantity(row["params"]),
-                quantity(row["macs"]),
+                short(row["params"]),
+                short(row["macs"]),
                 f"{row['ms']:.2f} ± {times[name].iqr_ms:.2f}",
             )
         self.console.print(table)
@@ -159,7 +159,7 @@ class Demo:
         def panel(name: str) -> Panel:
             row, model = self.rows[name]
             boxes: list[Any] = boxes_of(next(detect(model, [path], options)), names)
-            return Panel(image, boxes, f"{name}: {quantity(row['macs'])} MACs, AP {row['AP']:.2f}")
+            return Panel(image, boxes, f"{name}: {short(row['macs'])} MACs, AP {row['AP']:.2f}")
 
         panels = [panel(name) for name in (FULL, PLAIN, REPAIRED)]
         write_bytes(self.out / "before-after.png", detections_picture(*panels))

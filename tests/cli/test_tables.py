@@ -15,9 +15,10 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from yoloprune.cli.app import app, command
-from yoloprune.cli.tables import Column, quantity, show_line, show_table
+from yoloprune.cli.tables import Column, show_line, show_table
 from yoloprune.errors import YoloPruneError
 from yoloprune.prune.budget import Budget
+from yoloprune.report.figures import short
 
 EVIL = "a [/x] [i]b[/i] %20 ü\x1b[2J\u202egnp"
 EVIL_SHOWN = "a [/x] [i]b[/i] %20 ü\\x1b[2J\\u202egnp"
@@ -266,7 +267,7 @@ def test_on_a_terminal_columns_go_whole(name: str, width: int, screen: Screen) -
     [(999, "999"), (999.7, "1 k"), (999_499, "999 k"), (999_600, "1 M"), (1.5e9, "1.5 G")],
 )
 def test_a_count_is_never_a_power_of_ten(value: float, shown: str) -> None:
-    assert quantity(value) == shown
+    assert short(value) == shown
 
 
 def test_an_error_and_a_log_line_do_nothing_to_the_terminal(

@@ -19,6 +19,7 @@ from yoloprune.measure.size import file_bytes
 from yoloprune.models.door import Source, save
 from yoloprune.plain import plain
 from yoloprune.prune.ready import stem_of
+from yoloprune.report.figures import short
 from yoloprune.report.sides import compare
 from yoloprune.report.slim import layers_of, write_slim_page
 
@@ -232,7 +233,7 @@ class Slimmed:
     def __repr__(self) -> str:
         before, after = self.metrics["before"], self.metrics["after"]
         shares = [
-            f"{key} {after[key] / before[key]:.1%} of {_short(before[key])}"
+            f"{key} {after[key] / before[key]:.1%} of {short(before[key])}"
             for key in ("params", "macs")
         ]
         ap = (
@@ -294,10 +295,3 @@ def _pickled(model: nn.Module, path: Path) -> Path:
         ) from exc
     write_bytes(path, buffer.getvalue())
     return path
-
-
-def _short(value: float) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:g}"

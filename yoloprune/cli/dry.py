@@ -12,7 +12,8 @@ from yoloprune.cli.folders import results_folder
 from yoloprune.cli.next_steps import model_words, show_next
 from yoloprune.cli.options import warn, write_json
 from yoloprune.cli.shorter import shortened
-from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
+from yoloprune.cli.tables import Column, show_line, show_table, size_of
+from yoloprune.report.figures import short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -177,7 +178,7 @@ def _row(line: Line, letters: dict[str, str]) -> list[str]:
 
 
 def _macs_row(name: str, before: int, after: int) -> list[str]:
-    macs = quantity(before) if before == after else f"{quantity(before)} → {quantity(after)}"
+    macs = short(before) if before == after else f"{short(before)} → {short(after)}"
     return [name, "", macs, f"{after / before:.0%}" if before else "", "", ""]
 
 

@@ -23,9 +23,10 @@ from yoloprune.cli.options import (
     warn,
     write_json,
 )
-from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of
+from yoloprune.cli.tables import Column, show_line, show_table, size_of
 from yoloprune.cli.targets import CountedOpt
 from yoloprune.progress import stage
+from yoloprune.report.figures import short
 
 BlocksOpt = Annotated[
     bool, typer.Option("--blocks", help="Show the residual blocks instead, and which may go.")
@@ -101,8 +102,8 @@ def _show_blocks(record: Mapping[str, Any]) -> None:
         (
             block["name"],
             block["kind"],
-            quantity(block["params"]),
-            quantity(block["macs"]),
+            short(block["params"]),
+            short(block["macs"]),
             f"{block['macs'] / max(total, 1):.1%}",
         )
         for block in found
@@ -132,7 +133,7 @@ def _show(record: Mapping[str, Any], *, suits: bool = False) -> None:
         shape = layer["out_shape"]
         out = "×".join(str(n) for n in shape[1:]) or str(layer["out_channels"])
         why = layer["reason"] or ", ".join(f"#{g}" for g in layer["groups"])
-        cost = (quantity(layer["params"]), quantity(layer["macs"]))
+        cost = (short(layer["params"]), short(layer["macs"]))
         rows.append(
             (layer["name"], layer["type"], out, str(layer["prunable"]), *cost, *scales, why)
         )
@@ -145,7 +146,7 @@ def _show(record: Mapping[str, Any], *, suits: bool = False) -> None:
     share = total["prunable_channels"] / max(total["channels"], 1)
     norms = total["prunable_bn_channels"] / max(total["bn_channels"], 1)
     show_line(
-        f"{quantity(total['params'])} parameters, {quantity(total['macs'])} MACs; "
+        f"{short(total['params'])} parameters, {short(total['macs'])} MACs; "
         f"{total['prunable_channels']} of {total['channels']} channels prunable ({share:.1%}), "
         f"{total['prunable_bn_channels']} of {total['bn_channels']} BN channels ({norms:.1%}), "
         f"{total['prunable_units']} of {total['units']} units"

@@ -32,7 +32,8 @@ from yoloprune.cli.options import (
     torch_name,
     write_json,
 )
-from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.tables import Column, show_line, show_table, size_of, time_of
+from yoloprune.report.figures import short
 
 if TYPE_CHECKING:
     from yoloprune.mask.spec import MaskSpec
@@ -240,8 +241,8 @@ def _show_rounds(record: Mapping[str, Any]) -> None:
             f"{row['sparsity']['overall']:.1%}",
             f"{row['untrained'][key]:.4f}" if "untrained" in row else "",
             f"{row[key]:.4f}",
-            quantity(row["params"]),
-            quantity(row["macs"]),
+            short(row["params"]),
+            short(row["macs"]),
         )
         for row in record["rounds_done"]
     ]
@@ -312,7 +313,7 @@ def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
         ("bytes", "bytes"),
         ("zipped_bytes", "bytes behind gzip"),
     ):
-        rows.append((name, quantity(before[key]), quantity(after[key])))
+        rows.append((name, short(before[key]), short(after[key])))
     if "latency_ms" in before:
         name = "latency, ms (median ± IQR)"
         rows.append((name, time_of(before, "latency_ms"), time_of(after, "latency_ms")))

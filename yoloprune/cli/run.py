@@ -22,7 +22,8 @@ from yoloprune.cli.options import (
     say,
     write_json,
 )
-from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.tables import Column, show_line, show_table, size_of, time_of
+from yoloprune.report.figures import short
 
 
 @command
@@ -87,9 +88,9 @@ def _show(record: Mapping[str, Any]) -> None:
             f"{row['percent']:.0%}" if "percent" in row else "",
             f"{row['AP']:.4f}",
             f"{row['AP50']:.4f}",
-            quantity(row["params"]),
-            quantity(row["macs"]),
-            quantity(row["bytes"]),
+            short(row["params"]),
+            short(row["macs"]),
+            short(row["bytes"]),
             time_of(row, "latency_ms"),
         )
         for row in record["rounds"]

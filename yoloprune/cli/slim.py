@@ -45,9 +45,10 @@ from yoloprune.cli.options import (
 )
 from yoloprune.cli.planning import DryOpt, PlanOpt, check_nothing_chooses
 from yoloprune.cli.shorter import BlocksOpt, shortened
-from yoloprune.cli.tables import Column, quantity, show_line, show_table, size_of, time_of
+from yoloprune.cli.tables import Column, show_line, show_table, size_of, time_of
 from yoloprune.cli.targets import TargetOpt
 from yoloprune.cli.timing import LatencyOpt, RuntimeOpt, TableOpt, ThreadsOpt
+from yoloprune.report.figures import short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -254,7 +255,7 @@ def _results(folder: Path, name: str) -> list[Path]:
 
 
 def _count(side: Mapping[str, Any], key: str) -> str:
-    return quantity(side[key])
+    return short(side[key])
 
 
 def _fraction(side: Mapping[str, Any], key: str) -> str:

@@ -122,14 +122,6 @@ def _total(widths: Iterable[int]) -> int:
     return sum(width + _AROUND for width in widths) + 1
 
 
-def quantity(value: float) -> str:
-    """A count with a decimal prefix: ``6.06 M``."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * limit:  # what three digits round up to the limit
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.3g}"
-
-
 def size_of(imgsz: list[int]) -> str:
     """Width and height of an input."""
     return f"{imgsz[1]}×{imgsz[0]}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from yoloprune.errors import MeasureError
+from yoloprune.measure.timed import Timed
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-_NOISY = 0.1
 
 Box = tuple[float, float, float, float, int, float]
 """x1, y1, x2, y2 in pixels of the picture, class, score."""
@@ -45,7 +45,7 @@ class BenchModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchRow:
+class BenchRow(Timed):
     """One network in one runtime under one set of conditions.
 
     Attributes:
@@ -108,19 +108,6 @@ class BenchRow:
         return (self.runtime, self.device, self.precision, self.batch, self.threads)
 
     @property
-    def median_ms(self) -> float:
-        """Median time of a pass, of the whole batch."""
-        return statistics.median(self.times_ms)
-
-    @property
-    def iqr_ms(self) -> float:
-        """Distance between the quartiles, 0 for a single pass."""
-        if len(self.times_ms) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.times_ms, n=4, method="inclusive")
-        return high - low
-
-    @property
     def p95_ms(self) -> float:
         """What 19 of 20 passes stay below."""
         if len(self.times_ms) < 2:
@@ -131,11 +118,6 @@ class BenchRow:
     def per_second(self) -> float:
         """Pictures a second at the median time."""
         return 1e3 * self.batch / self.median_ms
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the IQR exceeds a tenth of the median: do not trust small differences."""
-        return self.iqr_ms > _NOISY * self.median_ms
 
     @property
     def ap(self) -> float | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +24,9 @@ from yoloprune.measure.copies import find_device
 from yoloprune.measure.environment import Environment, environment
 from yoloprune.measure.fuse import fuse, is_fused
 from yoloprune.measure.images import InputSize, input_shape
+from yoloprune.measure.timed import Timed
 
 logger = logging.getLogger(__name__)
-
-_NOISY = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class LatencyOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatencySample:
+class LatencySample(Timed):
     """The times of one model.
 
     Attributes:
@@ -91,27 +89,9 @@ class LatencySample:
     environment: Environment
 
     @property
-    def median_ms(self) -> float:
-        """Median time of a pass."""
-        return statistics.median(self.times_ms)
-
-    @property
-    def iqr_ms(self) -> float:
-        """Distance between the quartiles, 0 for a single pass."""
-        if len(self.times_ms) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.times_ms, n=4, method="inclusive")
-        return high - low
-
-    @property
     def min_ms(self) -> float:
         """Shortest pass."""
         return min(self.times_ms)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the IQR exceeds a tenth of the median: do not trust small differences."""
-        return self.iqr_ms > _NOISY * self.median_ms
 
     def to_dict(self) -> dict[str, Any]:
         """The record, and what derives from it, as JSON-able data."""

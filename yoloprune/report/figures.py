@@ -20,6 +20,14 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.0f} {unit}".rstrip()
 
 
+def short(value: float) -> str:
+    """A count at its shortest, where there is little room: ``6.06 M``, ``135 M``, ``12``."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * limit:  # what three digits round up to the limit
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"
+
+
 def milliseconds(value: float) -> str:
     """A time in ms."""
     return f"{number(value)} ms"
