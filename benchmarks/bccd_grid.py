@@ -134,16 +134,23 @@ class Grid:
         for run in runs():
             if only in f"{run.family}/{run.percent}/s{run.seed}/{run.way}":
                 with self.mine(run) as free:
-                    if free and not finished(run):
+                    done = finished(run)
+                    if free and not (done and self.kept(run)):
                         print("running", run, flush=True)
-                        enter(getattr(self, re.split("[-+]", run.way)[0])(run))
+                        rows = getattr(self, re.split("[-+]", run.way)[0])(run)
+                        enter([] if done else rows)
+
+    def kept(self, run: Run) -> bool:
+        """Whether what others begin with is still there: the dense network, where we train it."""
+        trained = run.way == "dense" and run.family != "yolov8n"
+        return not trained or (self.out / run.folder / "weights/last.cfg").is_file()
 
     @contextmanager
     def mine(self, run: Run) -> Iterator[bool]:
         """Whether no other worker is at it; until the block ends, none will be."""
         folder = self.out / run.folder
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with (folder.parent / f".{folder.name}.lock").open("w") as lock:  # trainings lock folders
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
