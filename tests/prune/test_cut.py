@@ -205,6 +205,39 @@ def test_the_self_test_finds_a_wrong_cut() -> None:
         self_test(model, graph, np.array([1, 9]), broken)
 
 
+class Chaos(nn.Module):
+    """Blows a difference up a thousandfold in each of three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(i, o, 3) for i, o in ((3, 40), (40, 40), (40, 4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.sin(1000 * layer(x))
+        return x
+
+
+def test_a_model_that_blows_rounding_up_is_held_to_its_own_rounding() -> None:
+    model = nets.randomised(Chaos()).double()
+    graph = nets.traced(model)
+    remove = nets.random_units(graph)
+    slim = cut_units(model, graph, remove, compensate=False)
+    with torch.no_grad():  # as if its sums were added in another order, which wider kernels do
+        slim.layers[0].weight.mul_(1 + 2**-52)
+    found = self_test(model, graph, remove, slim)
+    assert 1e-9 < found.max_rel_diff < found.tolerance < 1e-3
+    assert found.passed
+    other = self_test(model, graph, remove[1:], slim)
+    assert other.max_rel_diff > 0.05
+    assert not other.passed
+    still = nets.randomised(nets.Residual()).double()
+    usual = self_test(still, nets.traced(still), np.array([1]), cut_units(
+        still, nets.traced(still), np.array([1]), compensate=False
+    ))  # fmt: skip
+    assert (usual.rounding, usual.tolerance) == (0.0, 1e-9)
+
+
 def test_slices_of_tensors() -> None:
     tensor = torch.arange(24.0).reshape(4, 6)
     assert torch.equal(slice_axis(tensor, dim=1, keep=np.array([0, 5])), tensor[:, [0, 5]])
