@@ -1,17 +1,24 @@
 """Dense and slim networks of both families in every runtime: latency, size, AP of the same file.
 
     pip install -e '.[runtimes,ncnn,litert]'
+    python benchmarks/bench_runtimes.py networks   # makes them, an hour on two cores
     python benchmarks/bench_runtimes.py            # on a machine that does nothing else
     python benchmarks/bench_runtimes.py --quick    # that all of it works; its times mean nothing
 
-yolo-fastest-1.1-xl and yolov5n-coco on coco256, yolov8n-bccd and yolov5nu-bccd on BCCD, at 320 px,
-each beside what `slim --macs 0.5 --calib` leaves of it: even shares by recon, widths in eights,
-repaired on 64 or 128 train pictures without labels, not trained. Every runtime that is installed
-but torch-compile, fp32 and int8, batch 1 and 8, 1 and 2 threads.
+yolo-fastest-1.1-xl and yolov5n-coco on coco256, yolov8n-bccd and yolov5nu-bccd on BCCD, at 320 px.
+What each is cut to, always repaired on 64 or 128 train pictures without labels:
 
-A folder for each pair in ``runs/bench-runtimes`` holds what ``yoloprune bench`` writes, with every
-timed pass and the page; all rows together are in ``results/bench-runtimes-320px-cpu.csv``. It is
-written after each set of conditions, and those that it has are not measured again. Ends with 1
+    slim           `slim --macs 0.5 --calib`: even shares by recon, widths in eights
+    slim-odd       the same with widths as they fall (`--round-to 1`); BCCD alone
+    wide-75 …-25   shares of the multiply-adds by measured sensitivity, widths in sixteens
+                   (`--sensitivity FILE --round-to 16`); of COCO's networks not a quarter
+    …-tuned        wide-50 and wide-25, trained for 20 epochs by the preset `keep`; BCCD alone
+
+Every runtime that is installed but torch-compile, fp32 and int8; batch 1 and 8, 1 and 2 threads.
+
+A folder for each network in ``runs/bench-runtimes`` holds what ``yoloprune bench`` writes, with
+every timed pass and the page; all rows together are in ``results/bench-runtimes-320px-cpu.csv``. It
+is written after each set of conditions, and those that it has are not measured again. Ends with 1
 where AP of a row in fp32 is further than 0.003 from torch's.
 """
 
@@ -20,14 +27,21 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
+import torch
 from repair_tables import (
+    BCCD,
     NETS,
     RESULTS,
     ROOT,
+    SETTINGS,
     SHARED,
     SIZE,
+    ap_of,
     data_of,
+    opened,
+    sensed,
 )
 
 from yoloprune.api.slim import slim
@@ -39,27 +53,66 @@ from yoloprune.measure.bench_result import BenchResult
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.runtimes import RUNTIMES
 from yoloprune.models.door import load, save
+from yoloprune.prune.sensing import sense
 from yoloprune.report.bench_files import write_results
+from yoloprune.train.options import TrainOptions
+from yoloprune.train.run import train
 
-NETWORKS = ("yolo-fastest-1.1-xl", "yolov5n-coco", "yolov8n-bccd", "yolov5nu-bccd")
-SHARE, MOST = 0.5, 0.003
-"""Multiply-adds that are left, and how far AP of a runtime in fp32 may be from torch's."""
+NETWORKS = ("yolov8n-bccd", "yolov5nu-bccd", "yolov5n-coco", "yolo-fastest-1.1-xl")
+MOST = 0.003
+"""How far AP of a runtime in fp32 may be from torch's."""
+EPOCHS = 20
+BLOCK = 16
+"""Channels that AVX-512 computes at once, and AMX in 8 bits."""
 
 
-def entrants_of(network: str, work: Path) -> list[Entrant]:
-    """The dense network and the slim one, which is cut and repaired once."""
-    file = SHARED / NETS[network][0]
-    thin = work / f"{network}-slim{file.suffix}"
-    if not thin.is_file():
-        made = slim(str(file), macs=SHARE, calib=data_of(network), calib_images=NETS[network][2])
-        work.mkdir(parents=True, exist_ok=True)
-        save(made.model, thin)
+def entrants_of(network: str, args: argparse.Namespace) -> list[Entrant]:
+    """The dense network and the slim ones, which are made once."""
+    trained = NETS[network][1] == BCCD
+    cuts = ["slim", "slim-odd", "wide-75", "wide-50", "wide-25", "wide-50-tuned", "wide-25-tuned"]
+    wanted = cuts if trained else ["slim", "wide-75", "wide-50"]
+    files = {network: SHARED / NETS[network][0]}
+    for cut in wanted if args.cuts is None else [cut for cut in wanted if cut in args.cuts]:
+        files[f"{network}-{cut}"] = made(network, cut, args.work / "networks")
     found = []
-    for name, path in ((network, file), (f"{network}-slim", thin)):
+    for name, path in files.items():
         model, source = load(str(path))
-        files = (source.model, *((source.weights,) if source.weights else ()))
-        found.append(Entrant(name=name, model=model, files=files))
+        parts = (source.model, *((source.weights,) if source.weights else ()))
+        found.append(Entrant(name=name, model=model, files=parts))
     return found
+
+
+def made(network: str, cut: str, work: Path) -> Path:
+    """The file of a slim network."""
+    suffix = Path(NETS[network][0]).suffix
+    file = work / f"{network}-{cut}{suffix}"
+    if file.is_file():
+        return file
+    work.mkdir(parents=True, exist_ok=True)
+    if cut.endswith("-tuned"):
+        model = load(str(made(network, cut.removesuffix("-tuned"), work)))[0].float()
+        options = TrainOptions(
+            data=data_of(network), imgsz=SIZE, device="cpu", epochs=EPOCHS, resume=True,
+            preset="keep", extra=SETTINGS,
+        )  # fmt: skip
+        model = train(model, work / f"{network}-{cut}", options).last
+    else:
+        how: dict[str, Any] = {"macs": 0.5, "round_to": 1 if cut == "slim-odd" else 8}
+        if cut.startswith("wide"):
+            how = {"macs": int(cut[-2:]) / 100, "round_to": BLOCK, "sensitivity": curves(network)}
+        given = str(SHARED / NETS[network][0])
+        model = slim(given, calib=data_of(network), calib_images=NETS[network][2], **how).model
+    print(f"{network}-{cut}: AP {ap_of(model, network, 'cpu').AP:.4f}", flush=True)
+    save(model, file)
+    return file
+
+
+def curves(network: str) -> Path:
+    """What each part of a network loses, measured once for all tables."""
+    file = ROOT / f"runs/repair-tables/curves-{network}.json"
+    net = opened(network)
+    sense(net.model, sensed(net, file))
+    return file
 
 
 def measured(network: str, args: argparse.Namespace) -> BenchResult:
@@ -68,7 +121,7 @@ def measured(network: str, args: argparse.Namespace) -> BenchResult:
     file = work / "bench.json"
     known = BenchResult.read(file) if file.is_file() else None
     found = bench(
-        entrants_of(network, work),
+        entrants_of(network, args),
         network,
         BenchOptions(
             runtimes=tuple(name for name in RUNTIMES if name in args.runtimes),
@@ -112,6 +165,8 @@ def strangers(text: str) -> list[str]:
 def main() -> int:
     """Measure what is asked for, write it, and hold AP of every runtime against torch's."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["networks", "time"], default="time")
+    parser.add_argument("--cuts", nargs="+", help="of those above; all, if not given")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     every = [name for name in RUNTIMES if name not in NAMED_ONLY]
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=every)
@@ -127,6 +182,11 @@ def main() -> int:
     if args.quick:
         args.batches, args.threads, args.repeats = [1], [1], 2
         args.work = args.work.with_name(f"{args.work.name}-quick")
+    torch.set_num_threads(1)
+    if args.what == "networks":
+        for network in args.networks:
+            entrants_of(network, args)
+        return 0
     found = []
     for network in args.networks:
         found.append(measured(network, args))

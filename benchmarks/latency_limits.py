@@ -39,6 +39,7 @@ from repair_tables import (
     data_of,
     device_name,
     opened,
+    sensed,
 )
 from torch import nn
 
@@ -58,7 +59,7 @@ from yoloprune.prune.knapsack import knapsack
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.profile import ProfileOptions, ladder, machine_of, profile
 from yoloprune.prune.score import Scores
-from yoloprune.prune.sensing import SensitivityOptions, sense
+from yoloprune.prune.sensing import sense
 from yoloprune.prune.sensitivity import by_curves
 from yoloprune.prune.timing import meet
 from yoloprune.train.options import TrainOptions
@@ -170,11 +171,8 @@ def curves_of(net: Net, network: str, planner: Planner, work: Path) -> Scores:
         net.model, net.graph, Budget(macs=0.5), planner=planner, criterion="recon", scope="local",
         pictures=net.pictures,
     )  # fmt: skip
-    sensed = SensitivityOptions(
-        file=work.parent / f"repair-tables/curves-{network}.json", model=f"curves-{network}",
-        shares=(0.5,), pictures=net.pictures, imgsz=(SIZE, SIZE), criterion="recon", device="cpu",
-    )  # fmt: skip
-    return by_curves(chosen.scores, net.graph, sense(net.model, sensed))
+    curves = work.parent / f"repair-tables/curves-{network}.json"
+    return by_curves(chosen.scores, net.graph, sense(net.model, sensed(net, curves)))
 
 
 def timed_apart(runtime: str, full: Path, file: Path) -> dict[str, Any]:

@@ -159,6 +159,14 @@ def opened(name: str, images: int | None = None, seed: int = 0) -> Net:
     return Net(model, trace(model), data, pictures)
 
 
+def sensed(net: Net, curves: Path, device: str = "cpu") -> SensitivityOptions:
+    """How the sensitivity of a network's parts is measured, into a file that all tables share."""
+    return SensitivityOptions(
+        file=curves, model=curves.stem, shares=(0.5,), pictures=net.pictures, imgsz=(SIZE, SIZE),
+        criterion="recon", device=device,
+    )  # fmt: skip
+
+
 def at_macs(
     net: Net, criterion: str, share: float, device: str, curves: Path | None = None
 ) -> tuple[float, IntArray]:
@@ -182,11 +190,8 @@ def at_macs(
     scores, by = chosen.scores, chosen.budget
     if criterion in ("measured", "knapsack"):
         assert curves is not None
-        how = SensitivityOptions(
-            file=curves, model=curves.stem, shares=(0.5,), pictures=net.pictures,
-            imgsz=(SIZE, SIZE), criterion="recon", device=device,
-        )  # fmt: skip
-        scores, by = by_curves(scores, net.graph, sense(net.model, how)), budget
+        curve = sense(net.model, sensed(net, curves, device))
+        scores, by = by_curves(scores, net.graph, curve), budget
         if criterion == "knapsack":
             scores = knapsack(planner, scores, by)
     elif criterion == "searched":
