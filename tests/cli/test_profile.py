@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from yoloprune.cli.main import app
@@ -52,7 +53,10 @@ def test_a_table_is_not_written_over(table: Path) -> None:
     assert table.read_bytes() == before
 
 
-def test_a_limit_is_met_and_told(table: Path, tmp_path: Path) -> None:
+def test_a_limit_is_met_and_told(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     done = run(
         *("slim", NET, "--latency", "0.8", "--latency-table", table, "--device", "cpu"),
         *("-o", tmp_path / "out", "--json", tmp_path / "r.json"),
@@ -68,6 +72,7 @@ def test_a_limit_is_met_and_told(table: Path, tmp_path: Path) -> None:
     )
     assert ("holds the limit" in done.stdout) or ("does not hold the limit" in done.stdout)
     assert "torch, cpu, fp32" in done.stdout
+    assert "--round-to 16 may keep more" in done.stdout
 
 
 def test_a_table_of_another_machine_foretells(table: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from yoloprune.channels.trace import trace
 from yoloprune.measure.convs import Conv, multiples, nchwc
 from yoloprune.measure.deployed import KINDS, deployed
 from yoloprune.measure.fastpath import avoid_lines, change_line, examine, off_line
-from yoloprune.measure.targets import TARGETS, find_target
+from yoloprune.measure.targets import TARGETS, find_target, wider_hint
 from yoloprune.models.door import load
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cut import cut_units
@@ -275,3 +275,17 @@ def test_the_table_is_whole() -> None:
         # What a target rounds to must be on its fast path.
         width = 2 * (target.round_to or 1)
         assert target.rule(Conv(layer="", inputs=width, outputs=width)) is None, target.name
+
+
+@pytest.mark.parametrize(
+    ("processor", "widths", "told"),
+    [("AVX512", 8, True), ("AVX512", 24, True), ("AVX512", 16, False), ("AVX512", 32, False),
+     ("AVX2", 8, False), ("DEFAULT", 8, False)],
+)  # fmt: skip
+def test_wider_steps_are_hinted_at_where_the_processor_is_wider(
+    processor: str, widths: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    hint = wider_hint(widths)
+    assert (hint is not None) is told
+    assert not told or f"multiples of {widths}: --round-to 16" in str(hint)

@@ -293,6 +293,7 @@ _COLUMNS = (
 def _show(result: SlimResult) -> None:
     """Before and after, asked and reached, and where things are."""
     from yoloprune.measure.fastpath import change_line
+    from yoloprune.measure.targets import wider_hint
 
     record = result.summary
     before, after = record["before"], record["after"]
@@ -324,6 +325,8 @@ def _show(result: SlimResult) -> None:
         show_line(_dropped(record["max_drop"]))
     if record["latency"] is not None:
         show_line(_timed(record["latency"], "full" if record["blocks"] is None else "shorter"))
+        if record["latency"]["tries"] and (hint := wider_hint(result.plan.budget.round_to)):
+            show_line(hint)
     files = record["files"]
     for path in (*files["model"], files["plan"], files.get("report"), files.get("card")):
         if path:

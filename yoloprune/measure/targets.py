@@ -20,6 +20,7 @@ from yoloprune.measure.convs import Rule, anything, every, multiples, nchwc
 Known = Literal["measured", "source", "documented", "reported"]
 DEFAULT = "onnxruntime"
 """The target that is counted for where none is named."""
+_AVX512 = 16
 ROUND_TO = 8
 """What kept counts are multiples of where neither the user nor the target says."""
 
@@ -116,6 +117,22 @@ def rounding(asked: int | None, target: str | None) -> int:
     """
     wanted = None if target is None else find_target(target).round_to
     return asked or wanted or ROUND_TO
+
+
+def wider_hint(round_to: int) -> str | None:
+    """What to try where this processor computes more channels at once than widths go by.
+
+    Args:
+        round_to: what kept counts were made multiples of.
+    """
+    import torch
+
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or round_to % _AVX512 == 0:
+        return None
+    return (
+        f"this processor computes {_AVX512} channels at once, widths are multiples of {round_to}: "
+        f"--round-to {_AVX512} may keep more at this limit"
+    )
 
 
 def _in_blocks(of: int, *, inputs: int | None = None, **rest: Any) -> Target:
