@@ -9,7 +9,8 @@
 YOLOv8n on BCCD at 320 px, in ONNX Runtime on one thread. Ways:
 
     dense          the full network, trained on
-    latency        `slim --latency SHARE --sensitivity FILE`, repaired; by the table's word alone
+    latency        `slim --latency SHARE --round-to 16 --sensitivity FILE`, repaired; by the
+                   table's word alone
     percent        `slim --percent SHARE --round-to 1`: even shares by recon, widths as they fall;
                    repaired
     torch-pruning  every layer the same ratio by the norm of groups, widths multiples of 8, the
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from latency_limits import curves_of, timed_apart
+from latency_limits import WIDTHS, curves_of, timed_apart
 from repair_tables import (
     FRESH,
     NETS,
@@ -166,7 +167,7 @@ def by_time(net: Net, share: float) -> Any:
     """Units that go so that the table foretells a share of the time."""
     table = LatencyTable.read(ROOT / f"runs/latency-limits/{NETWORK}-onnxruntime.json")
     costs = Costs(net.model, net.graph, count(net.model, SIZE), Clock(net.graph, table))
-    planner, budget = Planner(net.graph, costs), Budget(latency=share, round_to=8)
+    planner, budget = Planner(net.graph, costs), Budget(latency=share, round_to=WIDTHS)
     scores = curves_of(net, NETWORK, planner, ROOT / "runs/latency-limits")
     return planner.choose(knapsack(planner, scores, budget), budget)
 

@@ -5,10 +5,11 @@
     python benchmarks/latency_limits.py macs     # beside them: a limit to MACs at the same latency
     python benchmarks/latency_limits.py train    # both, trained for 20 epochs
 
-One thread, 320 px, on a machine that does nothing else (``spread`` says how far quartiles were
-apart). ``limits`` slims by measured sensitivity on 64 train pictures without labels, repairs, and
-trains nothing; then ``time_files.py``, which is not part of the product, times the file beside the
-full network's, as stock Ultralytics exports both. AP is pycocotools' on the validation split, which
+Widths are multiples of 16, one thread, 320 px, on a machine that does nothing else (``spread`` says
+how far quartiles were apart). ``limits`` slims by measured sensitivity on 64 train pictures without
+labels, repairs, and trains nothing; then ``time_files.py``, which is not part of the product, times
+the file beside the full network's: in torch as stock Ultralytics opens both, in the other runtimes
+the ONNX files that ``yoloprune export`` writes. AP is pycocotools' on the validation split, which
 nothing was chosen by. A finished row is not run again.
 """
 
@@ -19,8 +20,9 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ from yoloprune.measure.sessions.table import opened as sessions_of
 from yoloprune.measure.sessions.turns import time_in_turn
 from yoloprune.measure.size import count
 from yoloprune.models.door import load, save
+from yoloprune.models.export import ExportOptions, export_file
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import choose_scores
 from yoloprune.prune.clock import Clock, LatencyTable
@@ -73,6 +76,8 @@ PROFILED = {
 }
 LIMITED = ("yolov5nu-bccd", "yolov8n-bccd")
 SHARES = (0.5, 0.65, 0.8, 0.4, 0.25)
+WIDTHS = 16
+"""What kept counts are multiples of: the channels that AVX-512 computes at once."""
 UNSEEN = 20
 EPOCHS = 20
 
@@ -138,12 +143,11 @@ def told(network: str, runtime: str, work: Path) -> Told:
     model = load(PROFILED[network], scratch=network == "yolov4-tiny")[0]
     graph = trace(model)
     start = time.perf_counter()
-    table = profile(model, graph, ProfileOptions(runtime=how(runtime), model=network))
+    options = ProfileOptions(runtime=how(runtime), model=network, round_to=WIDTHS)
+    table = profile(model, graph, options)
     seconds = time.perf_counter() - start
     table.write(work / f"{network}-{runtime}.json")
-    unseen = ladder(
-        graph, ProfileOptions(runtime=how(runtime), model=network, networks=UNSEEN, seed=1)
-    )
+    unseen = ladder(graph, replace(options, networks=UNSEEN, seed=1))
     models = [cut_units(model, graph, np.flatnonzero(~kept)) for kept in unseen]
     with sessions_of(models, how(runtime)) as sessions:
         times = time_in_turn(sessions, 4)
@@ -175,13 +179,26 @@ def curves_of(net: Net, network: str, planner: Planner, work: Path) -> Scores:
     return by_curves(chosen.scores, net.graph, sense(net.model, sensed(net, curves)))
 
 
+def handed_on(runtime: str, file: Path, folder: Path) -> Path:
+    """A network as a user would give it to a runtime."""
+    if runtime == "torch":
+        return file
+    how = ExportOptions(out=folder, imgsz=SIZE, rewritten=runtime == "onnxruntime")
+    return export_file(load(str(file))[0], folder / file.name, how)
+
+
 def timed_apart(runtime: str, full: Path, file: Path) -> dict[str, Any]:
-    """Times of two files by a script that knows nothing of yoloprune."""
+    """Times of two networks by a script that knows nothing of yoloprune."""
     script = ROOT / "benchmarks/time_files.py"
-    done = subprocess.run(
-        [sys.executable, str(script), runtime, str(full), str(file), "--imgsz", str(SIZE)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        places = [Path(folder, part) for part in ("full", "slim")]
+        for place in places:
+            place.mkdir()
+        files = [handed_on(runtime, f, p) for f, p in zip((full, file), places, strict=True)]
+        done = subprocess.run(
+            [sys.executable, str(script), runtime, *map(str, files), "--imgsz", str(SIZE)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -203,7 +220,7 @@ def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
     def at(budget: Budget) -> Scores:
         return knapsack(planner, scores, budget)
 
-    budget = Budget(latency=share, round_to=8)
+    budget = Budget(latency=share, round_to=WIDTHS)
     by, record = meet(net.model, planner, at, budget)
     tries = len(record.tries)
     if way != "latency":
