@@ -4,6 +4,7 @@
     python benchmarks/bench_runtimes.py networks   # makes them, an hour on two cores
     python benchmarks/bench_runtimes.py            # on a machine that does nothing else
     python benchmarks/bench_runtimes.py --quick    # that all of it works; its times mean nothing
+    python benchmarks/bench_runtimes.py summary    # what the rows say, as Markdown
 
 yolo-fastest-1.1-xl and yolov5n-coco on coco256, yolov8n-bccd and yolov5nu-bccd on BCCD, at 320 px.
 What each is cut to, always repaired on 64 or 128 train pictures without labels:
@@ -11,7 +12,7 @@ What each is cut to, always repaired on 64 or 128 train pictures without labels:
     slim           `slim --macs 0.5 --calib`: even shares by recon, widths in eights
     slim-odd       the same with widths as they fall (`--round-to 1`); BCCD alone
     wide-75 …-25   shares of the multiply-adds by measured sensitivity, widths in sixteens
-                   (`--sensitivity FILE --round-to 16`); of COCO's networks not a quarter
+                   (`--sensitivity FILE --round-to 16`); of COCO's networks wide-75 alone
     …-tuned        wide-50 and wide-25, trained for 20 epochs by the preset `keep`; BCCD alone
 
 Every runtime that is installed but torch-compile, fp32 and int8; batch 1 and 8, 1 and 2 threads.
@@ -26,12 +27,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from repair_tables import (
     BCCD,
+    COCO,
     NETS,
     RESULTS,
     ROOT,
@@ -61,6 +64,10 @@ from yoloprune.train.run import train
 NETWORKS = ("yolov8n-bccd", "yolov5nu-bccd", "yolov5n-coco", "yolo-fastest-1.1-xl")
 MOST = 0.003
 """How far AP of a runtime in fp32 may be from torch's."""
+CUTS = {
+    BCCD: ("slim", "slim-odd", "wide-75", "wide-50", "wide-25", "wide-50-tuned", "wide-25-tuned"),
+    COCO: ("slim", "wide-75"),
+}
 EPOCHS = 20
 BLOCK = 16
 """Channels that AVX-512 computes at once, and AMX in 8 bits."""
@@ -68,11 +75,8 @@ BLOCK = 16
 
 def entrants_of(network: str, args: argparse.Namespace) -> list[Entrant]:
     """The dense network and the slim ones, which are made once."""
-    trained = NETS[network][1] == BCCD
-    cuts = ["slim", "slim-odd", "wide-75", "wide-50", "wide-25", "wide-50-tuned", "wide-25-tuned"]
-    wanted = cuts if trained else ["slim", "wide-75", "wide-50"]
     files = {network: SHARED / NETS[network][0]}
-    for cut in wanted if args.cuts is None else [cut for cut in wanted if cut in args.cuts]:
+    for cut in CUTS[NETS[network][1]]:
         files[f"{network}-{cut}"] = made(network, cut, args.work / "networks")
     found = []
     for name, path in files.items():
@@ -162,11 +166,103 @@ def strangers(text: str) -> list[str]:
     ]  # fmt: skip
 
 
+class Rows:
+    """The table that was written.
+
+    Args:
+        file: of it.
+        where: columns and what rows must have in them.
+    """
+
+    def __init__(self, file: Path, **where: str) -> None:
+        rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+        self.rows = [row for row in rows if all(row[k] == v for k, v in where.items())]
+
+    def of(self, network: str, cut: str) -> dict[str, dict[str, str]]:
+        """Rows of one network, by runtime and precision."""
+        name = f"{network}-{cut}" if cut else network
+        found = {f"{r['runtime']} {r['precision']}": r for r in self.rows if r["model"] == name}
+        return {key: row for key, row in found.items() if row["median_ms"]}
+
+    def runtimes(self, network: str) -> str:
+        """Milliseconds, and how many times as fast as the full network in the same runtime."""
+        cuts = [cut for cut in CUTS[NETS[network][1]] if self.of(network, cut)]
+        full, slim = self.of(network, ""), [self.of(network, cut) for cut in cuts]
+        lines = [f"| {network} | full | {' | '.join(cuts)} |", "|---" * (len(cuts) + 2) + "|"]
+        sides = [full, *slim]
+        share = [f"{macs(side) / macs(full):.2f}" for side in sides]
+        lines += [f"| MACs | {' | '.join(share)} |", f"| AP | {' | '.join(map(ap, sides))} |"]
+        for key, row in full.items():
+            ms = float(row["median_ms"])
+            cells = [
+                f"{float(side[key]['median_ms']):.1f} ({ms / float(side[key]['median_ms']):.2f} ×)"
+                + "*" * (side[key]["noisy"] == "True")
+                if key in side
+                else "–"
+                for side in slim
+            ]
+            lines.append(f"| {key} | {ms:.1f} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def headline(self, network: str) -> Iterator[str]:
+        """What 8 bits and a cut gain over the full network in its own best runtime in fp32."""
+        full = self.of(network, "")
+        best = min(
+            (row for key, row in full.items() if key.endswith("fp32")),
+            key=lambda row: float(row["median_ms"]),
+        )
+        ms, whole = float(best["median_ms"]), float(best["AP"])
+        cuts = CUTS[NETS[network][1]]
+        for words, allowed in (
+            ("not cut", [""]),
+            ("repaired only", [cut for cut in cuts if "tuned" not in cut]),
+            ("trained, too", [cut for cut in cuts if "tuned" in cut]),
+        ):
+            for drop in (0.01, 0.03):
+                rows = [
+                    row
+                    for cut in allowed
+                    for key, row in self.of(network, cut).items()
+                    if key.endswith("int8") and float(row["AP"]) >= whole - drop
+                ]
+                row = min(rows, key=lambda row: float(row["median_ms"]), default=None)
+                told = "none"
+                if row is not None:
+                    now = float(row["median_ms"])
+                    told = (
+                        f"{ms / now:.2f} × ({ms:.1f} ms in {best['runtime']} → {now:.1f} ms, "
+                        f"{row['model']} in {row['runtime']}, "
+                        f"AP {whole:.4f} → {float(row['AP']):.4f})"
+                    )
+                yield f"{network}, {words}, at most {drop} AP lost: {told}"
+
+
+def macs(side: dict[str, dict[str, str]]) -> float:
+    """Multiply-adds of a network."""
+    return float(next(iter(side.values()))["macs"])
+
+
+def ap(side: dict[str, dict[str, str]]) -> str:
+    """AP of a network in ONNX Runtime, in fp32 and in 8 bits."""
+    rows = [side[key] for key in ("onnxruntime fp32", "onnxruntime int8") if key in side]
+    return ", ".join(f"{float(row['AP']):.3f}" for row in rows)
+
+
+def summary(file: Path) -> None:
+    """Print what the rows say."""
+    for batch, threads in ((1, 1), (1, 2), (8, 1), (8, 2)):
+        rows = Rows(file, batch=str(batch), threads=str(threads))
+        for network in NETWORKS:
+            if rows.of(network, ""):
+                print(f"\nbatch {batch}, {threads} threads\n\n{rows.runtimes(network)}")
+                if (batch, threads) == (1, 1):
+                    print("\n" + "\n".join(rows.headline(network)))
+
+
 def main() -> int:
     """Measure what is asked for, write it, and hold AP of every runtime against torch's."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["networks", "time"], default="time")
-    parser.add_argument("--cuts", nargs="+", help="of those above; all, if not given")
+    parser.add_argument("what", nargs="?", choices=["networks", "time", "summary"], default="time")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     every = [name for name in RUNTIMES if name not in NAMED_ONLY]
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=every)
@@ -186,6 +282,9 @@ def main() -> int:
     if args.what == "networks":
         for network in args.networks:
             entrants_of(network, args)
+        return 0
+    if args.what == "summary":
+        summary(RESULTS / "bench-runtimes-320px-cpu.csv")
         return 0
     found = []
     for network in args.networks:
