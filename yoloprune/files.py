@@ -22,7 +22,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -326,6 +326,23 @@ def write_bytes(target: Path, data: bytes) -> None:
     """Write a whole file, or leave what was there."""
     with replacing(target) as temporary:
         temporary.write_bytes(data)
+
+
+def keep_results(folder: Path, results: Iterable[Path], others: str) -> None:
+    """Let no results be replaced.
+
+    Args:
+        folder: of them.
+        results: those that are there.
+        others: what to do instead.
+
+    Raises:
+        YoloPruneError: there are some.
+    """
+    for path in results:
+        raise YoloPruneError(
+            f"{folder}: holds results already, such as {path.relative_to(folder)}. {others}"
+        )
 
 
 def sha256(path: Path) -> str:

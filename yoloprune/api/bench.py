@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from yoloprune.api.given import Model, network
-from yoloprune.api.wording import speaks_arguments
+from yoloprune.api.wording import REPLACE, speaks_arguments
 from yoloprune.errors import MeasureError
-from yoloprune.files import held
+from yoloprune.files import held, keep_results
 from yoloprune.measure.bench import BenchOptions
 from yoloprune.measure.bench import bench as measure
 from yoloprune.measure.bench_group import Entrant
@@ -89,7 +89,8 @@ def bench(
     with TemporaryDirectory(prefix="yoloprune-") as nowhere:
         folder = Path(nowhere) if out is None else Path(out)
         with held(folder, alone=True), progress("turns") as advance:
-            _refuse_results(folder, overwrite=overwrite)
+            if not overwrite:
+                keep_results(folder, bench_results(folder), REPLACE)
             entrants = _entrants(models, folder / "networks", trust=trust)
             found = measure(
                 entrants,
@@ -124,15 +125,6 @@ def _conditions(
         "batches": _numbers(batch, "batch"),
         "threads": _numbers(threads, "threads"),
     }
-
-
-def _refuse_results(folder: Path, *, overwrite: bool) -> None:
-    there = bench_results(folder)
-    if there and not overwrite:
-        raise MeasureError(
-            f"{folder}: holds results already, such as {there[0].name}. Choose another folder, or "
-            "give overwrite=True."
-        )
 
 
 def _several(given: T | Iterable[T]) -> tuple[T, ...]:

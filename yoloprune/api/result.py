@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yoloprune.api.wording import in_arguments, speaks_arguments
+from yoloprune.api.wording import REPLACE, in_arguments, speaks_arguments
 from yoloprune.errors import YoloPruneError
-from yoloprune.files import check_writable, held, write_bytes
+from yoloprune.files import check_writable, held, keep_results, write_bytes
 from yoloprune.measure.size import file_bytes
 from yoloprune.models.door import Source, save
 from yoloprune.plain import plain
@@ -275,12 +275,8 @@ def _reasons(graph: ChannelGraph) -> dict[str, str]:
 
 def _refuse(folder: Path, name: str) -> None:
     ends = (".cfg", ".weights", ".names", ".pt", "-plan.json", "-report.html")
-    for end in ends:
-        if (folder / f"{name}{end}").exists():
-            raise YoloPruneError(
-                f"{folder}: holds results already, such as {name}{end}. Choose another folder, or "
-                "give overwrite=True."
-            )
+    there = (path for end in ends if (path := folder / f"{name}{end}").exists())
+    keep_results(folder, there, REPLACE)
 
 
 def _pickled(model: nn.Module, path: Path) -> Path:

@@ -12,6 +12,8 @@ from yoloprune.errors import YoloPruneError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+REPLACE = "Choose another folder, or give overwrite=True."
+"""What to do where results are in the way."""
 _CODE = re.compile(r"(`[^`]*`)")
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 _SHORT = re.compile(r"(?<![\w-])-o\b")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yoloprune.errors import YoloPruneError
-from yoloprune.files import JOURNAL, SUFFIX, check_writable, held, remove_empty
+from yoloprune.files import JOURNAL, SUFFIX, check_writable, held, keep_results, remove_empty
 
 RUNS = Path("runs")
 Results = Callable[[Path], Iterable[Path]]
@@ -43,11 +43,8 @@ def refuse_results(folder: Path, results: Iterable[Path]) -> None:
     Raises:
         YoloPruneError: there are some.
     """
-    for path in results:
-        raise YoloPruneError(
-            f"{folder}: holds results already, such as {path.relative_to(folder)}. Choose another "
-            "folder with -o, or replace them with --overwrite."
-        )
+    others = "Choose another folder with -o, or replace them with --overwrite."
+    keep_results(folder, results, others)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yoloprune.errors import RecipeError
+from yoloprune.files import keep_results
 from yoloprune.rounds.recipe import Recipe
 
 STATE = "state.json"
@@ -73,13 +74,12 @@ def refuse_others(folder: Path, recipe: Recipe) -> None:
     """Let no other run's results be replaced, and none be gone on with by another recipe.
 
     Raises:
-        RecipeError: there are some.
+        YoloPruneError: there are some.
     """
     others = "Choose another folder with -o, or replace it with --overwrite."
     if not (folder / STATE).exists():
-        for name in (RECORD, *_RESULTS):
-            if (folder / name).exists():
-                raise RecipeError(f"{folder}: holds results already, such as {name}. {others}")
+        there = (path for name in (RECORD, *_RESULTS) if (path := folder / name).exists())
+        keep_results(folder, there, others)
         return
     state = _json(folder / STATE)
     if state is None:
