@@ -221,7 +221,7 @@ def kills() -> Any:
 @pytest.mark.parametrize(
     ("command", "count"),
     [
-        ("slim", 8),
+        ("slim", 4),
         ("export", 4),
         pytest.param("train", 6, marks=pytest.mark.slow),
         pytest.param("run", 6, marks=pytest.mark.slow),

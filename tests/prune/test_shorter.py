@@ -213,7 +213,13 @@ def altered(file: str, target: Path, **changes: Any) -> Path:
     return target
 
 
-@pytest.mark.parametrize("budget", [Budget(blocks=2), Budget(blocks=2, percent=0.3, round_to=8)])
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(blocks=2),
+        pytest.param(Budget(blocks=2, percent=0.3, round_to=8), marks=pytest.mark.slow),
+    ],
+)
 def test_a_plan_with_blocks_repeats_its_cut(tmp_path: Path, shapes: str, budget: Budget) -> None:
     full, first = slimmed(tmp_path, shapes, budget=budget)
     file = first.summary["files"]["plan"]
@@ -244,6 +250,7 @@ def test_contradictions_about_blocks_are_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_shares_and_bounds_of_ap_are_of_the_full_network(tmp_path: Path, shapes: str) -> None:
     told = yaml.safe_load(Path(shapes).read_text())
     told |= {"path": str(Path(shapes).parent), "names": [f"thing {i}" for i in range(80)]}

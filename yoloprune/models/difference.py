@@ -41,11 +41,17 @@ def _one_difference(a: Array, b: Array) -> float:
         return float("inf")
     if a.ndim != 3:
         return _relative(a, b, _LEAST_SCALE)
-    by_row = max(_relative(a[:, :4], b[:, :4], 0.0), _relative(a[:, 4:], b[:, 4:], _LEAST_SCALE))
-    if by_row and a.shape[2] < a.shape[1] and a.shape[2] >= 6:  # or raw ones of a small picture
-        as_sets = [_set_difference(one, other) for one, other in zip(a, b, strict=True)]
-        return min(by_row, max(as_sets))
-    return by_row
+    if _are_detections(a):
+        return max(_set_difference(one, other) for one, other in zip(a, b, strict=True))
+    return max(_relative(a[:, :4], b[:, :4], 0.0), _relative(a[:, 4:], b[:, 4:], _LEAST_SCALE))
+
+
+def _are_detections(a: Array) -> bool:
+    """Whether ``[B, N, 6 …]`` is a list of detections: its classes, in column 5, are whole numbers.
+
+    A head's raw output has its shape, too, where the picture is small: more channels than anchors.
+    """
+    return 6 <= a.shape[2] < a.shape[1] and bool((a[..., 5] == np.round(a[..., 5])).all())
 
 
 def _relative(a: Array, b: Array, least: float) -> float:
