@@ -2,7 +2,6 @@
 # make demo      the whole loop on generated pictures, offline, in minutes
 # make test      fast tests        make test-all  all tests, with coverage
 # make docs      the pages, into site/
-# make bench-int8  slimming and 8 bits: AP and size of every file; benchmarks/int8.py times them, too
 # make bench-masks   masks against slimming, hours; benchmarks/masks.py says what else it does
 # make bench-runtimes  dense and slim networks in every runtime, an hour on a quiet machine
 # make bench-torchvision  every network of torchvision, slimmed by one call, hours
@@ -21,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs bench-int8 bench-masks bench-runtimes bench-torchvision test test-all fuzz check lint format types
+.PHONY: help setup demo docs bench-masks bench-runtimes bench-torchvision test test-all fuzz check lint format types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -42,9 +41,6 @@ demo: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-
-bench-int8: setup
-	$(BIN)/python benchmarks/int8.py ap
 
 bench-masks: setup
 	$(BIN)/python benchmarks/masks.py table

@@ -4,7 +4,7 @@
     python benchmarks/bench_runtimes.py networks   # makes them, an hour on two cores
     python benchmarks/bench_runtimes.py            # on a machine that does nothing else
     python benchmarks/bench_runtimes.py --quick    # that all of it works; its times mean nothing
-    python benchmarks/bench_runtimes.py summary    # what the rows say, as Markdown
+    python benchmarks/bench_runtimes.py summary    # what the rows say, as Markdown, and a picture
 
 yolo-fastest-1.1-xl and yolov5n-coco on coco256, yolov8n-bccd and yolov5nu-bccd on BCCD, at 320 px.
 What each is cut to, always repaired on 64 or 128 train pictures without labels:
@@ -237,6 +237,41 @@ class Rows:
                 yield f"{network}, {words}, at most {drop} AP lost: {told}"
 
 
+LINES = (
+    ("fp32", ("wide-75", "wide-50", "wide-25"), "cut and repaired", "#1d3557", "-"),
+    ("fp32", ("wide-50-tuned", "wide-25-tuned"), "… and trained for 20 epochs", "#1d3557", ":"),
+    ("int8", ("wide-75", "wide-50", "wide-25"), "cut, repaired, 8 bits", "#d1495b", "-"),
+    ("int8", ("wide-50-tuned", "wide-25-tuned"), "… and trained for 20 epochs", "#d1495b", ":"),
+)
+"""Precision, cuts, name, colour and dash of each line."""
+
+
+def picture(rows: Rows, target: Path) -> None:
+    """AP over milliseconds in ONNX Runtime, of the networks on BCCD."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.2), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    names = {"yolov5nu-bccd": "YOLOv5nu", "yolov8n-bccd": "YOLOv8n"}
+    for axes, (network, title) in zip(panels, names.items(), strict=True):
+        for precision, cuts, name, colour, dash in LINES:
+            key = f"onnxruntime {precision}"
+            whole = rows.of(network, "")[key]
+            points = [whole] * (dash == "-") + [rows.of(network, cut)[key] for cut in cuts]
+            x, y = ([float(row[k]) for row in points] for k in ("median_ms", "AP"))
+            axes.plot(x, y, dash, marker="o", ms=4.5, lw=1.8, color=colour, label=name)
+            axes.plot(float(whole["median_ms"]), float(whole["AP"]), "*", ms=12, color=colour)
+        axes.set_title(f"{title}; stars: the full network", loc="left", fontsize=11)
+        axes.set_xlabel("milliseconds a picture, ONNX Runtime, one thread")
+        axes.set_xlim(left=0)
+        axes.set_ylim(0.4, 0.65)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("AP50:95 on BCCD")
+    panels[1].legend(frameon=False, loc="lower right")
+    figure.savefig(target, metadata={"Software": None})
+
+
 def macs(side: dict[str, dict[str, str]]) -> float:
     """Multiply-adds of a network."""
     return float(next(iter(side.values()))["macs"])
@@ -257,6 +292,7 @@ def summary(file: Path) -> None:
                 print(f"\nbatch {batch}, {threads} threads\n\n{rows.runtimes(network)}")
                 if (batch, threads) == (1, 1):
                     print("\n" + "\n".join(rows.headline(network)))
+    picture(Rows(file, batch="1", threads="1"), ROOT / "docs/pictures/latency.png")
 
 
 def main() -> int:

@@ -283,6 +283,12 @@ def test_the_commands(tmp_path: Path) -> None:
     assert (out / "net-sensitivity.png").read_bytes().startswith(b"\x89PNG")
     assert f"next: yoloprune slim {net} --macs 0.5 --sensitivity {out}" in done.output
     file = out / "net-sensitivity.json"
+    quick = ["sensitivity", net, *calib, "--jobs", "1", "--quick", "-o", str(tmp_path / "quick")]
+    assert CliRunner().invoke(app, quick).exit_code == 0
+    full, fast = (Sensitivity.read(f) for f in (file, tmp_path / "quick/net-sensitivity.json"))
+    assert {row.share for row in fast.measured} == {0.5}
+    assert all(row.after is None and row.before > 0 for row in fast.measured)
+    assert all(row.after is not None for row in full.measured)
     cut = ["slim", net, *calib, "--macs", "0.6", "--round-to", "1", "--min-channels", "2"]
     cut += ["--sensitivity", str(file), "-o", str(tmp_path / "slim")]
     done = CliRunner().invoke(app, cut)
