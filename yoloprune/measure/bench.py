@@ -101,7 +101,7 @@ def bench(
         baseline: name of the one that the others are compared with.
         options: what is measured.
         known: an earlier result of the same networks: conditions that it has all rows of are not
-            measured again.
+            measured again, and stay in the result where they are not asked for.
 
     Raises:
         DataError: a picture cannot be read.
@@ -125,6 +125,8 @@ def bench(
         for one in entrants
     )
     groups = options.groups()
+    for other in _others(known, groups):
+        state.take_over(other, known)
     steps = len(entrants) * (options.repeats + 2)
     done = 0
 
@@ -145,6 +147,20 @@ def bench(
         names = "; ".join(f"{name} {why}" for name, why in state.absent.items())
         raise MeasureError(f"--runtimes: none of them is here: {names}.")
     return _result(state, models, options, known, begun)
+
+
+def _others(known: BenchResult | None, groups: Sequence[RuntimeOptions]) -> list[RuntimeOptions]:
+    """Conditions of an earlier result that are not asked for."""
+    asked = {(g.runtime, g.device, g.precision, g.batch, g.threads) for g in groups}
+    there = dict.fromkeys(row.conditions for row in known.rows) if known is not None else ()
+    return [
+        RuntimeOptions(
+            runtime=runtime, imgsz=(0, 0), batch=batch, device=device, precision=precision,  # type: ignore[arg-type]
+            threads=threads,
+        )
+        for runtime, device, precision, batch, threads in there
+        if (runtime, device, precision, batch, threads) not in asked
+    ]  # fmt: skip
 
 
 def _result(
