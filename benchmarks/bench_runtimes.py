@@ -249,6 +249,7 @@ LINES = (
 def picture(rows: Rows, target: Path) -> None:
     """AP over milliseconds in ONNX Runtime, of the networks on BCCD."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9.6, 4.2), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -264,6 +265,7 @@ def picture(rows: Rows, target: Path) -> None:
         axes.set_title(f"{title}; stars: the full network", loc="left", fontsize=11)
         axes.set_xlabel("milliseconds a picture, ONNX Runtime, one thread")
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(0.4, 0.65)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

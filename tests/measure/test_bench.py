@@ -224,6 +224,10 @@ def test_what_is_known_is_not_measured_again(
     assert again.rows == kept[0].rows
     other = bench(entrants, "dense", replace(how, threads=(2,), keep=lambda result: None), kept[0])
     assert other.rows == kept[0].rows  # not asked for, and not lost
+    gone_away = classmethod(lambda cls: "is gone")
+    monkeypatch.setattr("yoloprune.measure.sessions.with_torch.Torch.absent", gone_away)
+    gone = bench(entrants, "dense", replace(how, keep=lambda result: None), kept[0])
+    assert gone.rows == kept[0].rows and gone.absent == {"torch": "is gone"}
 
 
 def test_a_failure_of_one_batch_does_not_speak_for_others(dense: nn.Module, tmp_path: Path) -> None:

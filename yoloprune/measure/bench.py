@@ -136,11 +136,12 @@ def bench(
         options.progress(min(done, steps * len(groups)), steps * len(groups))
 
     for index, group in enumerate(groups):
-        why = session_class(group.runtime).absent()
-        if why is not None:
-            state.absent[group.runtime] = why
-        elif not state.take_over(group, known):
-            measure_group(state, group, lambda one: _size(one, options), advance)
+        if not state.take_over(group, known):
+            why = session_class(group.runtime).absent()
+            if why is not None:
+                state.absent[group.runtime] = why
+            else:
+                measure_group(state, group, lambda one: _size(one, options), advance)
         advance(steps * (index + 1) - done)
         options.keep(_result(state, models, options, known, begun))
     if not state.rows and not state.failures:
