@@ -251,7 +251,7 @@ def picture(rows: Rows, target: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9.6, 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(9.6, 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     names = {"yolov5nu-bccd": "YOLOv5nu", "yolov8n-bccd": "YOLOv8n"}
     for axes, (network, title) in zip(panels, names.items(), strict=True):
