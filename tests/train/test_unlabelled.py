@@ -171,7 +171,7 @@ def test_what_enters_the_heads_is_taken_once(family: str, pictures: Path) -> Non
     assert inputs.take() == []
 
 
-@pytest.mark.parametrize("family", ["darknet", "ultralytics"])
+@pytest.mark.parametrize("family", ["darknet", pytest.param("ultralytics", marks=pytest.mark.slow)])
 def test_a_student_comes_nearer_to_its_teacher(family: str, pictures: Path, tmp_path: Path) -> None:
     teacher, distil = teacher_of(family, tmp_path)
     start, images = thin(family), tensor_of(pictures)
