@@ -267,12 +267,16 @@ def frozen_share(graph: ChannelGraph) -> float:
 
 def slimmed(model: nn.Module, example: Tensor, seen: Tensor) -> tuple[yp.Slimmed, float]:
     """The network at the least of :data:`SHARES` that it can be cut to, and that share."""
-    for share in SHARES[:-1]:
-        try:
+    for share in SHARES:
+        if _reached(yp.slim(model, example, macs=share, repair=False)) <= share:
             return yp.slim(model, example, macs=share, calib=seen), share
-        except PlanError as exc:
-            print(f"{share} of the multiply-adds: {exc}", file=sys.stderr)
-    return yp.slim(model, example, macs=SHARES[-1], calib=seen), SHARES[-1]
+    raise PlanError(f"more than {SHARES[-1]} of the multiply-adds are held.")
+
+
+def _reached(result: yp.Slimmed) -> float:
+    """Share of the multiply-adds that is left; ``slim`` warns where a limit cannot be held."""
+    sizes = result.metrics
+    return float(sizes["after"]["macs"] / sizes["before"]["macs"])
 
 
 def row_of(network: Network) -> Row:
