@@ -125,7 +125,10 @@ def bench(
         for one in entrants
     )
     groups = options.groups()
-    for other in _others(known, groups):
+    there = dict.fromkeys(row.conditions for row in known.rows) if known is not None else {}
+    for group in groups:
+        there.pop(group.conditions, None)
+    for other in there:
         state.take_over(other, known)
     steps = len(entrants) * (options.repeats + 2)
     done = 0
@@ -136,7 +139,7 @@ def bench(
         options.progress(min(done, steps * len(groups)), steps * len(groups))
 
     for index, group in enumerate(groups):
-        if not state.take_over(group, known):
+        if not state.take_over(group.conditions, known):
             why = session_class(group.runtime).absent()
             if why is not None:
                 state.absent[group.runtime] = why
@@ -148,20 +151,6 @@ def bench(
         names = "; ".join(f"{name} {why}" for name, why in state.absent.items())
         raise MeasureError(f"--runtimes: none of them is here: {names}.")
     return _result(state, models, options, known, begun)
-
-
-def _others(known: BenchResult | None, groups: Sequence[RuntimeOptions]) -> list[RuntimeOptions]:
-    """Conditions of an earlier result that are not asked for."""
-    asked = {(g.runtime, g.device, g.precision, g.batch, g.threads) for g in groups}
-    there = dict.fromkeys(row.conditions for row in known.rows) if known is not None else ()
-    return [
-        RuntimeOptions(
-            runtime=runtime, imgsz=(0, 0), batch=batch, device=device, precision=precision,  # type: ignore[arg-type]
-            threads=threads,
-        )
-        for runtime, device, precision, batch, threads in there
-        if (runtime, device, precision, batch, threads) not in asked
-    ]  # fmt: skip
 
 
 def _result(

@@ -136,11 +136,13 @@ class Bench:
             self.digests[entrant.name] = told.hexdigest()
         return self.digests[entrant.name]
 
-    def take_over(self, group: RuntimeOptions, known: BenchResult | None) -> bool:
+    def take_over(
+        self, conditions: tuple[str, str, str, int, int], known: BenchResult | None
+    ) -> bool:
         """Take rows and failures of an earlier result, where it has one of every network as it is.
 
         Args:
-            group: conditions that the rows are to be of.
+            conditions: that the rows are to be of.
             known: the earlier result, if there is one.
         """
         if known is None:
@@ -148,13 +150,12 @@ class Bench:
         same = {one.name: one.digest for one in known.models}
         if any(same.get(one.name) != self.digest_of(one) for one in self.entrants):
             return False
-        place = (group.runtime, group.device, group.precision, group.batch, group.threads)
-        rows = {row.model: row for row in known.rows if row.conditions == place}
+        runtime, _, precision, batch, _ = conditions
+        rows = {row.model: row for row in known.rows if row.conditions == conditions}
         failures = {
             one.model: one
             for one in known.failures
-            if (one.runtime, one.precision) == (group.runtime, group.precision)
-            and _batch_of(one) == group.batch
+            if (one.runtime, one.precision) == (runtime, precision) and _batch_of(one) == batch
         }
         names = [one.name for one in self.entrants]
         if not all(name in rows or name in failures for name in names):

@@ -95,6 +95,11 @@ class RuntimeOptions:
             )
 
     @property
+    def conditions(self) -> tuple[str, str, str, int, int]:
+        """As a row of a bench has them: runtime, device, precision, batch, threads."""
+        return (self.runtime, self.device, self.precision, self.batch, self.threads)
+
+    @property
     def words(self) -> str:
         """In words: ``onnxruntime, cpu, fp32, batch 1, 1 thread, 320 x 320``."""
         height, width = self.imgsz

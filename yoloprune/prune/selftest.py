@@ -116,11 +116,8 @@ def _rounded_once_more(model: nn.Module) -> nn.Module:
 
 def _signs(tensor: Tensor) -> Tensor:
     """One rounding of a number near 1, up or down at random, always the same."""
-    up = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    return (
-        torch.where(up.to(tensor.device), 1.0, -1.0).to(tensor.dtype)
-        * torch.finfo(tensor.dtype).eps
-    )
+    up = torch.randint(0, 2, tensor.shape, generator=torch.Generator().manual_seed(0))
+    return (2 * up - 1).to(tensor) * torch.finfo(tensor.dtype).eps
 
 
 def silenced(model: nn.Module, graph: ChannelGraph, remove: IntArray) -> nn.Module:
