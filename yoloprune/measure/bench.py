@@ -125,11 +125,7 @@ def bench(
         for one in entrants
     )
     groups = options.groups()
-    there = dict.fromkeys(row.conditions for row in known.rows) if known is not None else {}
-    for group in groups:
-        there.pop(group.conditions, None)
-    for other in there:
-        state.take_over(other, known)
+    state.keep_others(groups, known)
     steps = len(entrants) * (options.repeats + 2)
     done = 0
 

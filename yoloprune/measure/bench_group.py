@@ -166,6 +166,18 @@ class Bench:
                 self.failures.append(failures[name])
         return True
 
+    def keep_others(self, groups: Sequence[RuntimeOptions], known: BenchResult | None) -> None:
+        """Take over what an earlier result has of conditions that are not asked for.
+
+        Args:
+            groups: those that are.
+            known: the earlier result, if there is one.
+        """
+        asked = {group.conditions for group in groups}
+        for place in dict.fromkeys(row.conditions for row in known.rows) if known else ():
+            if place not in asked:
+                self.take_over(place, known)
+
 
 def measure_group(
     state: Bench,
