@@ -289,6 +289,11 @@ def test_the_commands(tmp_path: Path) -> None:
     assert {row.share for row in fast.measured} == {0.5}
     assert all(row.after is None and row.before > 0 for row in fast.measured)
     assert all(row.after is not None for row in full.measured)
+    typed = [*quick[:-1], str(tmp_path / "typed"), "--shares", "0.25,0.5,0.75"]  # the default
+    assert CliRunner().invoke(app, typed).exit_code == 0
+    asked = Sensitivity.read(tmp_path / "typed/net-sensitivity.json").measured
+    assert {row.share for row in asked} == {0.25, 0.5, 0.75}
+    assert all(row.after is None for row in asked)
     cut = ["slim", net, *calib, "--macs", "0.6", "--round-to", "1", "--min-channels", "2"]
     cut += ["--sensitivity", str(file), "-o", str(tmp_path / "slim")]
     done = CliRunner().invoke(app, cut)

@@ -42,6 +42,12 @@ class Commands(TyperGroup):
 _TYPED = "yoloprune.typed"
 
 
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the user set a parameter of the command, be it to its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def typed(context: typer.Context) -> str:
     """The command that is being carried out, as a shell takes it."""
     return shlex.join(context.meta[_TYPED])

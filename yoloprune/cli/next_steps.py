@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from yoloprune.cli.app import was_given
 from yoloprune.cli.tables import show_line
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def flags_of(context: typer.Context, names: Iterable[str]) -> list[str]:
     wanted = set(names)
     found = []
     for option in context.command.params:
-        given = context.get_parameter_source(option.name or "")
-        if option.name in wanted and given is not None and given.name != "DEFAULT":
-            found += [max(option.opts, key=len), str(context.params[option.name])]
+        name = option.name or ""
+        if name in wanted and was_given(context, name):
+            found += [max(option.opts, key=len), str(context.params[name])]
     return found

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from yoloprune.cli.app import was_given
+
 PlanOpt = Annotated[
     Path | None,
     typer.Option(
@@ -62,8 +64,8 @@ def check_nothing_chooses(context: typer.Context) -> None:
 
     given = []
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name not in _BESIDE_A_PLAN and source and source.name != "DEFAULT":
+        name = parameter.name or ""
+        if name not in _BESIDE_A_PLAN and was_given(context, name):
             given.append(max(parameter.opts, key=len))
     if given:
         raise PlanError(f"--plan: says what goes. Leave {', '.join(given)} out.")

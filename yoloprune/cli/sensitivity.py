@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yoloprune.cli.app import command
+from yoloprune.cli.app import command, was_given
 from yoloprune.cli.folders import results_folder
 from yoloprune.cli.next_steps import model_words, show_next
 from yoloprune.cli.options import (
@@ -56,7 +56,6 @@ CriterionOpt = Annotated[
     typer.Option(help="What ranks channels within a part, as in slim; what suits the network."),
 ]
 RepairOpt = Annotated[bool, typer.Option(help="Measure after repair, too.")]
-_SHARES, _IMAGES = "0.25,0.5,0.75", 32
 QuickOpt = Annotated[
     bool,
     typer.Option(
@@ -74,14 +73,15 @@ OutOpt = Annotated[
 
 @command
 def sensitivity(
+    context: typer.Context,
     model: ModelArg = None,
     cfg: CfgOpt = None,
     weights: WeightsOpt = None,
     data: DataOpt = None,
     split: SplitOpt = "val",
     calib: CalibOpt = None,
-    calib_images: CalibImagesOpt = _IMAGES,
-    shares: SharesOpt = _SHARES,
+    calib_images: CalibImagesOpt = 32,
+    shares: SharesOpt = "0.25,0.5,0.75",
     quick: QuickOpt = False,
     criterion: CriterionOpt = None,
     repair: RepairOpt = True,
@@ -97,10 +97,8 @@ def sensitivity(
 ) -> None:
     """Prune each part alone, at several widths, and measure what is lost."""
     check_device(device)
-    if quick:  # what was given beside it stays
-        repair = False
-        shares = "0.5" if shares == _SHARES else shares
-        calib_images = 16 if calib_images == _IMAGES else calib_images
+    if quick:
+        repair, shares, calib_images = _in_a_hurry(context)
     asked = _shares(shares)
     stem = f"{named(model, cfg).stem}-sensitivity"
     with results_folder(out, "sensitivity", lambda at: [], overwrite=False) as folder:
@@ -140,6 +138,15 @@ def sensitivity(
             result = sense(loaded, options)
         _tell(loaded, source, result, options, json_file)
     say(f"results in {folder}")
+
+
+def _in_a_hurry(context: typer.Context) -> tuple[bool, str, int]:
+    """Repair, shares and pictures of ``--quick``; those that were given beside it stay."""
+    usual: dict[str, Any] = {"repair": False, "shares": "0.5", "calib_images": 16}
+    repair, shares, calib_images = (
+        context.params[name] if was_given(context, name) else value for name, value in usual.items()
+    )
+    return repair, shares, calib_images
 
 
 def _shares(text: str) -> tuple[float, ...]:
