@@ -61,9 +61,9 @@ def bench(
         split: of it.
         calib: pictures to calibrate int8 on; the train split of ``data``, if not.
         imgsz: side, or height and width, in pixels, if not each model's own.
-        runtimes: torch, torch-compile, torchscript, onnxruntime, onnxruntime-tensorrt, openvino,
-            opencv, opencv-darknet, ncnn, litert, tensorrt; if not, those installed of torch,
-            onnxruntime, openvino, opencv.
+        runtimes: torch, torch-compile, torch-cudagraph, torchscript, onnxruntime,
+            onnxruntime-tensorrt, openvino, opencv, opencv-darknet, ncnn, litert, tensorrt; if not,
+            those installed of torch, onnxruntime, openvino, opencv.
         precision: fp32, fp16, int8; one or several.
         batch: pictures a pass; one number or several.
         threads: that compute; one number or several.

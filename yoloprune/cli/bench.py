@@ -54,9 +54,10 @@ RuntimesOpt = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="With commas between: torch, torch-compile, torchscript, onnxruntime, "
-        "onnxruntime-tensorrt, openvino, opencv, opencv-darknet, ncnn, litert, tensorrt; all for "
-        "all but torch-compile. If not, those installed of torch, onnxruntime, openvino, opencv.",
+        help="With commas between: torch, torch-compile, torch-cudagraph, torchscript, "
+        "onnxruntime, onnxruntime-tensorrt, openvino, opencv, opencv-darknet, ncnn, litert, "
+        "tensorrt; all for all but torch-compile. If not, those installed of torch, onnxruntime, "
+        "openvino, opencv.",
     ),
 ]
 PrecisionsOpt = Annotated[

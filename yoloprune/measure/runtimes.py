@@ -14,8 +14,8 @@ from typing import Literal, get_args
 from yoloprune.errors import MeasureError
 
 RuntimeName = Literal[
-    "torch", "torch-compile", "torchscript", "onnxruntime", "onnxruntime-tensorrt", "openvino",
-    "opencv", "opencv-darknet", "ncnn", "litert", "tensorrt",
+    "torch", "torch-compile", "torch-cudagraph", "torchscript", "onnxruntime",
+    "onnxruntime-tensorrt", "openvino", "opencv", "opencv-darknet", "ncnn", "litert", "tensorrt",
 ]  # fmt: skip
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 ProfiledName = Literal["torch", "onnxruntime", "openvino"]
@@ -43,6 +43,7 @@ _ONNX = "onnx onnxruntime onnxslim"
 _NEEDS: Mapping[str, _Needs] = {
     "torch": _TORCH,
     "torch-compile": _TORCH,
+    "torch-cudagraph": _TORCH,
     "torchscript": _TORCH,
     "onnxruntime": _Needs(("onnxruntime", "onnx"), _ONNX),
     "onnxruntime-tensorrt": _Needs(("onnxruntime", "onnx"), "onnx onnxruntime-gpu tensorrt"),

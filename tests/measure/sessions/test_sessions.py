@@ -107,6 +107,7 @@ def test_a_file_is_opened_again_as_it_is(name: RuntimeName, tmp_path: Path) -> N
         ("opencv", {"device": "cuda:0"}, "opencv: is built for a CPU here"),
         ("litert", {"precision": "fp16"}, "runs in fp32 or int8 here"),
         ("tensorrt", {}, "tensorrt: runs on a GPU. Give --device 0"),
+        ("torch-cudagraph", {}, "torch-cudagraph: records what a GPU does. Give --device 0"),
         ("onnxruntime-tensorrt", {}, "runs on a GPU. Give --device 0"),
     ],
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _CLASSES: Mapping[RuntimeName, str] = {
     "torch": "with_torch.Torch",
     "torch-compile": "with_torch.TorchCompile",
+    "torch-cudagraph": "with_torch.TorchCudaGraph",
     "torchscript": "with_torch.TorchScript",
     "onnxruntime": "with_onnxruntime.OnnxRuntime",
     "onnxruntime-tensorrt": "with_onnxruntime.OnnxRuntimeTensorRT",

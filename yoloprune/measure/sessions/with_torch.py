@@ -1,4 +1,4 @@
-"""torch itself: eager, compiled, and as TorchScript."""
+"""torch itself: eager, compiled, recorded as a CUDA graph, and as TorchScript."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ from yoloprune.measure.sessions.base import (
     random_batch,
 )
 from yoloprune.measure.sessions.turns import usual
+
+_WARM = 3
+"""Passes before a recording, in which libraries choose how they compute."""
 
 
 class _InTorch(Session):
@@ -152,6 +155,59 @@ class TorchCompile(Torch):
         if any(name and shutil.which(name) for name in compilers):
             return super().absent()
         return "needs a C++ compiler. Install g++"
+
+
+class TorchCudaGraph(Torch):
+    """The same recorded as a CUDA graph, so that no pass waits for its launches."""
+
+    name: ClassVar[RuntimeName] = "torch-cudagraph"
+
+    def __init__(self, model: nn.Module, options: RuntimeOptions, file: Path | None = None) -> None:
+        self._graph: torch.cuda.CUDAGraph | None = None
+        super().__init__(model, options, file)
+        try:
+            self._graph, self._made = self._recorded()
+        except RuntimeError as exc:
+            self.close()
+            raise MeasureError(
+                f"torch-cudagraph: cannot be recorded ({first_line(exc)[:200]})."
+            ) from exc
+        self._runner = self._replay
+
+    @classmethod
+    def absent(cls) -> str | None:
+        return super().absent() if torch.cuda.is_available() else "needs a GPU of NVIDIA"
+
+    @classmethod
+    def refusal(cls, model: nn.Module, options: RuntimeOptions) -> str | None:
+        if not options.device.startswith("cuda"):
+            return "records what a GPU does. Give --device 0"
+        return super().refusal(model, options)
+
+    def feed(self, batch: Batch) -> None:
+        if self._graph is None:
+            super().feed(batch)
+        else:  # a graph reads where it read when it was recorded
+            self._batch.copy_(torch.from_numpy(batch))
+
+    def _recorded(self) -> tuple[torch.cuda.CUDAGraph, Any]:
+        """The graph, and the outputs that each replay writes anew."""
+        stream: Any = torch.cuda.Stream
+        side = stream(self._device)
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side), torch.inference_mode():
+            for _ in range(_WARM):
+                self._runner(self._batch)
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._device), torch.inference_mode(), torch.cuda.graph(graph):
+            made = self._runner(self._batch)
+        return graph, made
+
+    def _replay(self, batch: torch.Tensor) -> Any:
+        assert self._graph is not None
+        self._graph.replay()
+        return self._made
 
 
 class TorchScript(_InTorch):
