@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import statistics
@@ -252,8 +253,10 @@ def _open(state: Bench, entrant: Entrant, how: RuntimeOptions) -> _Open:
     place = state.folder / f"{entrant.name}-{state.digest_of(entrant)[:_DIGITS]}"
     place.mkdir(parents=True, exist_ok=True)
     kept: tuple[str, ...] = ()
-    before = torch.cuda.memory_allocated(how.device) if _on_gpu(how) else 0
+    before = 0
     if _on_gpu(how):
+        gc.collect()  # networks that hold themselves would be freed in the midst of this one
+        before = torch.cuda.memory_allocated(how.device)
         torch.cuda.reset_peak_memory_stats(how.device)
     if how.precision == "int8":
         file, kept = _in_8_bits(state, entrant, how, place)

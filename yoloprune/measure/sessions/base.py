@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Batch = NDArray[np.float32]
 """``[B, C, H, W]``, RGB in 0 … 1."""
+_BOUND = ("engine", "torchscript")
+"""Formats whose files run where they were made: TorchScript notes the device of every constant."""
 Nodes = Mapping[str, float]
 """Place in the model, as slashes or dots divide it → milliseconds of a pass."""
 
@@ -161,8 +163,10 @@ def exported(
     from yoloprune.models.quiet import quiet_ultralytics
 
     height, width = options.imgsz
+    there = options.device if file_format in _BOUND and options.device != "cpu" else ""
     parts = [f"{width}x{height}", f"b{options.batch}", *(["fp16"] if half else [])]
     parts += [] if rewritten else ["stock"]
+    parts += ["gpu"] if there else []
     place = folder / file_format
     name = "-".join(parts)
     target = place / f"{name}{check_format(file_format)}"
@@ -172,7 +176,7 @@ def exported(
     how = ExportOptions(
         out=place, format=file_format, imgsz=options.imgsz, batch=options.batch,
         precision="fp16" if half else "fp32",
-        device=options.device if file_format == "engine" else "", rewritten=rewritten,
+        device=there, rewritten=rewritten,
         extra={"simplify": False} if file_format == "onnx" else {},
     )  # fmt: skip
     with quiet_ultralytics(), warnings.catch_warnings():
