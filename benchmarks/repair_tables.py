@@ -276,7 +276,7 @@ def recalibrated(model: nn.Module, pictures: Tensor, device: str) -> nn.Module:
     """A model with BatchNorm statistics of these pictures."""
     import copy
 
-    made = copy.deepcopy(model).to(device).float()
+    made = copy.deepcopy(model).to(find_device(device)).float()
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -284,7 +284,7 @@ def recalibrated(model: nn.Module, pictures: Tensor, device: str) -> nn.Module:
             module.train()
     with torch.no_grad():
         for part in pictures.split(16):
-            made(part.to(device).float() / 255)
+            made(part.to(find_device(device)).float() / 255)
     return made.eval()
 
 
@@ -424,13 +424,14 @@ def tune_cells() -> Iterator[Cell]:
 
     main = "random repaired control plain auto-taylor"
     rest = "repaired control plain auto-taylor"
-    five, eight = "yolov5nu-bccd", "yolov8n-bccd"
+    five, eight, tiny = "yolov5nu-bccd", "yolov8n-bccd", "yolov4-tiny-bccd"
     lengths = (40, 20, 5)
     for epochs in lengths:
         yield from cells(five, 0.25, 0, epochs, main)
     for epochs in lengths:
         yield from cells(five, 0.25, 0, epochs, "recon:repaired gamma:repaired auto-gamma")
         yield from cells(eight, 0.25, 0, epochs, rest)
+        yield from cells(tiny, 0.25, 0, epochs, main)
         yield from cells(five, 0.5, 0, epochs, "repaired plain auto-taylor")
         yield from cells(five, 0.11, 0, epochs, "repaired plain auto-taylor")
     yield from cells(five, 0.25, 0, 1, "repaired control")
@@ -444,6 +445,11 @@ def tune_cells() -> Iterator[Cell]:
         yield from cells(five, 0.5, 0, epochs, "random")
         yield from cells(five, 0.11, 0, epochs, "random")
         yield from cells(eight, 0.25, 0, epochs, "random")
+
+
+def here(network: str) -> bool:
+    """Whether its file is there: one of them is trained by another script."""
+    return (SHARED / NETS[network][0]).is_file()
 
 
 def data_of(network: str) -> str:
@@ -526,19 +532,19 @@ def main() -> None:
         todo: list[Any] = [
             (cut_rows, (net, share, by, args.device, args.work.resolve()))
             for net, share, by in cut_cells()
-            if (SHARED / NETS[net][0]).is_file()
-            and not table.has(network=net, share=share, criterion=by)
+            if here(net) and not table.has(network=net, share=share, criterion=by)
         ]
     elif args.what == "starts":
         table, folder = Table(args.work / "starts.csv", Row), args.work.resolve()
-        cells = {(c.network, c.share, c.criterion): c for c in tune_cells() if c.share < 1}
+        every = (c for c in tune_cells() if c.share < 1 and here(c.network))
+        cells = {(c.network, c.share, c.criterion): c for c in every}
         todo = [(made, (cell, args.device, folder)) for cell in cells.values()]
     else:
         table = Table(args.out / "repair-tunes-320px.csv", Row)
         todo = [
             (tune_rows, (cell, args.device, args.work.resolve()))
             for cell in tune_cells()
-            if not table.has(**asdict(cell))
+            if here(cell.network) and not table.has(**asdict(cell))
         ]
     work(table, todo, args)
 
