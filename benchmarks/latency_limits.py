@@ -4,13 +4,15 @@
     python benchmarks/latency_limits.py limits   # networks slimmed to a share of their latency
     python benchmarks/latency_limits.py macs     # beside them: a limit to MACs at the same latency
     python benchmarks/latency_limits.py train    # both, trained for 20 epochs
+    python benchmarks/latency_limits.py why      # where the time of the whole and of a half goes
 
 Widths are multiples of 16, one thread, 320 px, on a machine that does nothing else (``spread`` says
 how far quartiles were apart). ``limits`` slims by measured sensitivity on 64 train pictures without
 labels, repairs, and trains nothing; then ``time_files.py``, which is not part of the product, times
-the file beside the full network's: in torch as stock Ultralytics opens both, in the other runtimes
-the ONNX files that ``yoloprune export`` writes. AP is pycocotools' on the validation split, which
-nothing was chosen by. A finished row is not run again.
+the file beside the full network's: in torch as stock Ultralytics opens both (Darknet networks as
+``torch.export`` writes them), in the other runtimes the ONNX files that ``yoloprune export``
+writes. AP is pycocotools' on the validation split, which nothing was chosen by. A finished row is
+not run again.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from repair_tables import (
     SETTINGS,
     SHARED,
     SIZE,
+    TINY,
     Net,
     Table,
     ap_of,
@@ -46,8 +49,10 @@ from repair_tables import (
 from torch import nn
 
 from yoloprune.channels.trace import trace
+from yoloprune.measure.fuse import fuse
 from yoloprune.measure.runtimes import PROFILED as RUNTIMES
 from yoloprune.measure.runtimes import RuntimeOptions
+from yoloprune.measure.sessions.base import Profiled
 from yoloprune.measure.sessions.table import opened as sessions_of
 from yoloprune.measure.sessions.turns import time_in_turn
 from yoloprune.measure.size import count
@@ -71,11 +76,11 @@ from yoloprune.train.run import train
 PROFILED = {
     "yolov8n-bccd": str(SHARED / "weights/yolov8n-bccd.pt"),
     "yolov5nu-bccd": str(SHARED / "weights/yolov5nu-bccd.pt"),
-    "yolov4-tiny": "yolov4-tiny.cfg",
+    "yolov4-tiny-bccd": str(TINY),
     "yolov5n-coco": str(SHARED / "weights/yolov5n-coco.cfg"),
 }
-LIMITED = ("yolov5nu-bccd", "yolov8n-bccd")
-SHARES = (0.5, 0.65, 0.8, 0.4, 0.25)
+LIMITED = ("yolov5nu-bccd", "yolov8n-bccd", "yolov4-tiny-bccd")
+SHARES = (0.5, 0.25)
 WIDTHS = 16
 """What kept counts are multiples of: the channels that AVX-512 computes at once."""
 UNSEEN = 20
@@ -133,6 +138,17 @@ class Trained:
     device: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a place in a network takes, whole and slimmed to half of its latency."""
+
+    network: str
+    runtime: str
+    place: str
+    full_ms: float
+    slim_ms: float
+
+
 def how(runtime: Any) -> RuntimeOptions:
     """One thread, one picture."""
     return RuntimeOptions(runtime=runtime, imgsz=(SIZE, SIZE))
@@ -140,7 +156,7 @@ def how(runtime: Any) -> RuntimeOptions:
 
 def told(network: str, runtime: str, work: Path) -> Told:
     """Make a table, and hold it against plans that it never saw."""
-    model = load(PROFILED[network], scratch=network == "yolov4-tiny")[0]
+    model = load(PROFILED[network])[0]
     graph = trace(model)
     start = time.perf_counter()
     options = ProfileOptions(runtime=how(runtime), model=network, round_to=WIDTHS)
@@ -182,9 +198,19 @@ def curves_of(net: Net, network: str, planner: Planner, work: Path) -> Scores:
 def handed_on(runtime: str, file: Path, folder: Path) -> Path:
     """A network as a user would give it to a runtime."""
     if runtime == "torch":
-        return file
+        return file if file.suffix == ".pt" else in_torch_alone(file, folder)
     how = ExportOptions(out=folder, imgsz=SIZE, rewritten=runtime == "onnxruntime")
     return export_file(load(str(file))[0], folder / file.name, how)
+
+
+def in_torch_alone(file: Path, folder: Path) -> Path:
+    """A Darknet network as torch opens it without yoloprune, BatchNorms fused."""
+    example = torch.rand(1, 3, SIZE, SIZE)
+    model = fuse(load(str(file))[0].float().eval(), example)
+    target = folder / f"{file.stem}.pt2"
+    with torch.no_grad():
+        torch.export.save(torch.export.export(model, (example,)), target)
+    return target
 
 
 def timed_apart(runtime: str, full: Path, file: Path) -> dict[str, Any]:
@@ -249,13 +275,30 @@ def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
         data=data_of(network), imgsz=SIZE, device=device, epochs=EPOCHS, resume=True,
         preset="keep", extra=SETTINGS,
     )  # fmt: skip
-    model = load(work / name / "slim.pt")[0].float()
+    model = load(work / name / f"slim{Path(NETS[network][0]).suffix}")[0].float()
     model = train(model, work / f"{name}-trained", options).last
     found = ap_of(model, network, device)
     return Trained(
         network=network, runtime=runtime, way=way, share=float(row["share"]), epochs=EPOCHS,
         AP=round(found.AP, 4), AP50=round(found.AP50, 4), device=device_name(device),
     )  # fmt: skip
+
+
+def places(network: str, runtime: str, work: Path) -> list[Place]:
+    """By the runtime's own profile: what takes most of what the slim network still takes."""
+    file = work / f"{network}-{runtime}-latency-0.5" / f"slim{Path(NETS[network][0]).suffix}"
+    models = [load(str(path))[0] for path in (SHARED / NETS[network][0], file)]
+    with sessions_of(models, how(runtime)) as sessions:
+        time_in_turn(sessions, 8, watched=True)
+        full, slim = (session.nodes() for session in sessions if isinstance(session, Profiled))
+    found = [
+        Place(
+            network=network, runtime=runtime, place=place,
+            full_ms=round(full.get(place, 0.0), 4), slim_ms=round(slim.get(place, 0.0), 4),
+        )
+        for place in full.keys() | slim.keys()
+    ]  # fmt: skip
+    return sorted(found, key=lambda one: (-one.slim_ms, one.place))
 
 
 def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) -> Budget:
@@ -273,7 +316,7 @@ def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) 
 def main() -> None:
     """Fill a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["tables", "limits", "macs", "train"])
+    parser.add_argument("what", choices=["tables", "limits", "macs", "train", "why"])
     parser.add_argument("--device", default="cpu", help="of the trainings")
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES))
@@ -301,6 +344,14 @@ def main() -> None:
             if not done.has(**{key: row[key] for key in ("network", "runtime", "way", "share")}):
                 done.add([tuned(row, args.device, args.work)])
                 print(done.rows[-1], flush=True)
+        return
+    if args.what == "why":
+        where = Table(args.out / f"latency-places-{SIZE}px-cpu-1thread.csv", Place)
+        for network in args.networks or LIMITED:
+            for runtime in args.runtimes:
+                if not where.has(network=network, runtime=runtime):
+                    where.add(places(network, runtime, args.work))
+                    print(network, runtime, flush=True)
         return
     way = "latency" if args.what == "limits" else "macs"
     for share in args.shares:

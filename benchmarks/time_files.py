@@ -2,7 +2,8 @@
 
     python benchmarks/time_files.py onnxruntime dense.pt slim.pt [--imgsz 320] [--threads 1]
 
-``.pt`` files are opened and exported by stock Ultralytics, ``.onnx`` files are taken as they are.
+``.pt`` files are opened and exported by stock Ultralytics; ``.onnx`` files, and in torch ``.pt2``
+files, are taken as they are.
 Prints the lower quartile of each in milliseconds, the ratio, and how far quartiles are apart.
 """
 
@@ -44,7 +45,10 @@ def runner(runtime: str, file: Path, imgsz: int, threads: int, folder: Path) -> 
         from ultralytics import YOLO
 
         torch.set_num_threads(threads)
-        model = YOLO(file).model.float().fuse(verbose=False).eval()
+        if file.suffix == ".pt2":
+            model = torch.export.load(file).module()
+        else:
+            model = YOLO(file).model.float().fuse(verbose=False).eval()
         given = torch.from_numpy(picture)
 
         def run() -> None:
