@@ -18,9 +18,9 @@ What each is cut to, always repaired on 64 or 128 train pictures without labels:
 Every runtime that is installed but torch-compile, fp32 and int8; batch 1 and 8, 1 and 2 threads.
 
 A folder for each network in ``runs/bench-runtimes`` holds what ``yoloprune bench`` writes, with
-every timed pass and the page; all rows together are in ``results/bench-runtimes-320px-cpu.csv``. It
-is written after each set of conditions, and those that it has are not measured again. Ends with 1
-where AP of a row in fp32 is further than 0.003 from torch's.
+every timed pass and the page; all rows together are in ``results/bench-runtimes-320px-cpu.csv``
+(``--table``). It is written after each set of conditions, and those that it has are not measured
+again. Ends with 1 where AP of a row in fp32 is further than 0.003 from torch's.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def entrants_of(network: str, args: argparse.Namespace) -> list[Entrant]:
     """The dense network and the slim ones, which are made once."""
     files = {network: SHARED / NETS[network][0]}
     for cut in CUTS[NETS[network][1]]:
+        if cut not in (args.cuts or CUTS[NETS[network][1]]):
+            continue
         files[f"{network}-{cut}"] = made(network, cut, args.work / "networks")
     found = []
     for name, path in files.items():
@@ -307,6 +309,7 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     every = [name for name in RUNTIMES if name not in NAMED_ONLY]
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=every)
+    parser.add_argument("--cuts", nargs="+", help="all, if not")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
@@ -315,6 +318,7 @@ def main() -> int:
         "--quick", action="store_true", help="batch 1, 1 thread, 2 turns, no memory"
     )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/bench-runtimes")
+    parser.add_argument("--table", default="bench-runtimes-320px-cpu", help="name of the CSV file")
     args = parser.parse_args()
     if args.quick:
         args.batches, args.threads, args.repeats = [1], [1], 2
@@ -325,14 +329,14 @@ def main() -> int:
             entrants_of(network, args)
         return 0
     if args.what == "summary":
-        summary(RESULTS / "bench-runtimes-320px-cpu.csv")
+        summary(RESULTS / f"{args.table}.csv")
         return 0
     found = []
     for network in args.networks:
         found.append(measured(network, args))
         print(found[-1].to_markdown())
     text = table(found)
-    target = args.work / "all.csv" if args.quick else RESULTS / "bench-runtimes-320px-cpu.csv"
+    target = args.work / "all.csv" if args.quick else RESULTS / f"{args.table}.csv"
     write_bytes(target, text.encode())
     print(f"wrote {target}")
     wrong = strangers(text)

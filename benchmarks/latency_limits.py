@@ -340,7 +340,10 @@ def main() -> None:
     table = Table(args.out / f"latency-limits-{SIZE}px-cpu-1thread.csv", Met)
     if args.what == "train":
         done = Table(args.out / f"latency-limits-trained-{SIZE}px.csv", Trained)
+        wanted = args.networks or LIMITED
         for row in table.rows:
+            if row["network"] not in wanted or row["runtime"] not in args.runtimes:
+                continue
             if not done.has(**{key: row[key] for key in ("network", "runtime", "way", "share")}):
                 done.add([tuned(row, args.device, args.work)])
                 print(done.rows[-1], flush=True)
