@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_runtimes import made, table
-from repair_tables import NETS, RESULTS, ROOT, SHARED, SIZE, data_of
+from bench_runtimes import entrants_of, table
+from repair_tables import RESULTS, ROOT, SIZE, data_of
 
 import yoloprune as yp
 from yoloprune.files import write_bytes
@@ -38,16 +38,8 @@ WIDTHS = (1, 8, 16, 32, 64)
 RUNTIMES = ("torch", "torch-cudagraph", "torchscript")
 
 
-def small(network: str) -> list[Entrant]:
-    """A network and its cuts, which are made where they are not there."""
-    files = {network: SHARED / NETS[network][0]}
-    for cut in CUTS:
-        files[f"{network}-{cut}"] = made(network, cut, ROOT / "runs/bench-runtimes/networks")
-    return [Entrant(name=n, model=load(str(f))[0], files=(f,)) for n, f in files.items()]
-
-
 def large(work: Path) -> list[Entrant]:
-    """YOLOv8x and its halves, random weights."""
+    """The large network and its halves, random weights."""
     torch.manual_seed(0)
     whole = load(f"{LARGE}.yaml")[0]
     models: dict[str, Any] = {LARGE: whole}
@@ -66,7 +58,10 @@ def large(work: Path) -> list[Entrant]:
 def measured(name: str, args: argparse.Namespace) -> BenchResult:
     """All rows of a network and its cuts."""
     big = name == LARGE
-    entrants = large(args.work / "networks") if big else small(name)
+    if big:
+        entrants = large(args.work / "networks")
+    else:
+        entrants = entrants_of(name, ROOT / "runs/bench-runtimes", CUTS)
     data = None if big else load_dataset(data_of(name))
     side = 640 if big else SIZE
     options = BenchOptions(

@@ -73,13 +73,12 @@ BLOCK = 16
 """Channels that AVX-512 computes at once, and AMX in 8 bits."""
 
 
-def entrants_of(network: str, args: argparse.Namespace) -> list[Entrant]:
-    """The dense network and the slim ones, which are made once."""
+def entrants_of(network: str, work: Path, only: Sequence[str] | None = None) -> list[Entrant]:
+    """The dense network and the slim ones, all or some, which are made once."""
     files = {network: SHARED / NETS[network][0]}
     for cut in CUTS[NETS[network][1]]:
-        if cut not in (args.cuts or CUTS[NETS[network][1]]):
-            continue
-        files[f"{network}-{cut}"] = made(network, cut, args.work / "networks")
+        if only is None or cut in only:
+            files[f"{network}-{cut}"] = made(network, cut, work / "networks")
     found = []
     for name, path in files.items():
         model, source = load(str(path))
@@ -127,7 +126,7 @@ def measured(network: str, args: argparse.Namespace) -> BenchResult:
     file = work / "bench.json"
     known = BenchResult.read(file) if file.is_file() else None
     found = bench(
-        entrants_of(network, args),
+        entrants_of(network, args.work, args.cuts),
         network,
         BenchOptions(
             runtimes=tuple(name for name in RUNTIMES if name in args.runtimes),
@@ -326,7 +325,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if args.what == "networks":
         for network in args.networks:
-            entrants_of(network, args)
+            entrants_of(network, args.work, args.cuts)
         return 0
     if args.what == "summary":
         summary(RESULTS / f"{args.table}.csv")

@@ -21,16 +21,15 @@ from typing import Any
 
 import numpy as np
 from repair_tables import (
-    NETS,
     RESULTS,
     ROOT,
-    SHARED,
     SIZE,
     Table,
     ap_of,
     at_macs,
     cut_and_repaired,
     device_name,
+    here,
     opened,
     shares_of,
     work,
@@ -201,7 +200,7 @@ def main() -> None:
     todo: list[Any] = [
         (rows, (cell, args.device, args.work.resolve()))
         for cell in cells()
-        if (SHARED / NETS[cell.network][0]).is_file() and not table.has(**asdict(cell))
+        if here(cell.network) and not table.has(**asdict(cell))
     ]
     work(table, todo, args)
 

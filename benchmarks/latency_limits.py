@@ -36,7 +36,6 @@ from repair_tables import (
     SETTINGS,
     SHARED,
     SIZE,
-    TINY,
     Net,
     Table,
     ap_of,
@@ -73,13 +72,8 @@ from yoloprune.prune.timing import meet
 from yoloprune.train.options import TrainOptions
 from yoloprune.train.run import train
 
-PROFILED = {
-    "yolov8n-bccd": str(SHARED / "weights/yolov8n-bccd.pt"),
-    "yolov5nu-bccd": str(SHARED / "weights/yolov5nu-bccd.pt"),
-    "yolov4-tiny-bccd": str(TINY),
-    "yolov5n-coco": str(SHARED / "weights/yolov5n-coco.cfg"),
-}
 LIMITED = ("yolov5nu-bccd", "yolov8n-bccd", "yolov4-tiny-bccd")
+PROFILED = (*LIMITED, "yolov5n-coco")
 SHARES = (0.5, 0.25)
 WIDTHS = 16
 """What kept counts are multiples of: the channels that AVX-512 computes at once."""
@@ -156,7 +150,7 @@ def how(runtime: Any) -> RuntimeOptions:
 
 def told(network: str, runtime: str, work: Path) -> Told:
     """Make a table, and hold it against plans that it never saw."""
-    model = load(PROFILED[network])[0]
+    model = load(str(SHARED / NETS[network][0]))[0]
     graph = trace(model)
     start = time.perf_counter()
     options = ProfileOptions(runtime=how(runtime), model=network, round_to=WIDTHS)
@@ -326,43 +320,38 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
+    networks = args.networks or (PROFILED if args.what == "tables" else LIMITED)
+    pairs = [(network, runtime) for network in networks for runtime in args.runtimes]
     if args.what == "tables":
         table = Table(args.out / f"latency-tables-{SIZE}px-cpu-1thread.csv", Told)
-        for network in args.networks or PROFILED:
-            for runtime in args.runtimes:
-                if not any(
-                    row["network"] == network and row["runtime"].startswith(runtime)
-                    for row in table.rows
-                ):
-                    table.add([told(network, runtime, args.work)])
-                    print(table.rows[-1], flush=True)
+        there = [(row["network"], row["runtime"].split()[0]) for row in table.rows]
+        for pair in pairs:
+            if pair not in there:
+                table.add([told(*pair, args.work)])
+                print(table.rows[-1], flush=True)
         return
     table = Table(args.out / f"latency-limits-{SIZE}px-cpu-1thread.csv", Met)
     if args.what == "train":
         done = Table(args.out / f"latency-limits-trained-{SIZE}px.csv", Trained)
-        wanted = args.networks or LIMITED
         for row in table.rows:
-            if row["network"] not in wanted or row["runtime"] not in args.runtimes:
-                continue
-            if not done.has(**{key: row[key] for key in ("network", "runtime", "way", "share")}):
+            key = {name: row[name] for name in ("network", "runtime", "way", "share")}
+            if (row["network"], row["runtime"]) in pairs and not done.has(**key):
                 done.add([tuned(row, args.device, args.work)])
                 print(done.rows[-1], flush=True)
         return
     if args.what == "why":
         where = Table(args.out / f"latency-places-{SIZE}px-cpu-1thread.csv", Place)
-        for network in args.networks or LIMITED:
-            for runtime in args.runtimes:
-                if not where.has(network=network, runtime=runtime):
-                    where.add(places(network, runtime, args.work))
-                    print(network, runtime, flush=True)
+        for network, runtime in pairs:
+            if not where.has(network=network, runtime=runtime):
+                where.add(places(network, runtime, args.work))
+                print(network, runtime, flush=True)
         return
     way = "latency" if args.what == "limits" else "macs"
     for share in args.shares:
-        for network in args.networks or LIMITED:
-            for runtime in args.runtimes:
-                if not table.has(network=network, runtime=runtime, way=way, share=share):
-                    table.add([met(network, runtime, share, way, args.work)])
-                    print(table.rows[-1], flush=True)
+        for network, runtime in pairs:
+            if not table.has(network=network, runtime=runtime, way=way, share=share):
+                table.add([met(network, runtime, share, way, args.work)])
+                print(table.rows[-1], flush=True)
 
 
 if __name__ == "__main__":

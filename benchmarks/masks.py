@@ -35,6 +35,7 @@ from repair_tables import (
     at_macs,
     cut_and_repaired,
     device_name,
+    here,
     one_thread,
     opened,
     shares_of,
@@ -300,7 +301,7 @@ def main() -> None:
         todo: list[Any] = [
             (rows, (cell, args.device))
             for cell in cells()
-            if (SHARED / NETS[cell.network][0]).is_file() and not table.has(**asdict(cell))
+            if here(cell.network) and not table.has(**asdict(cell))
         ]
         work(table, todo, args)
 

@@ -35,6 +35,7 @@ from repair_tables import (
     ap_of,
     data_of,
     device_name,
+    here,
     one_thread,
     start_of,
     work,
@@ -143,7 +144,7 @@ def main() -> None:
     todo: list[Any] = [
         (rows, (cell, args.device, args.work.resolve()))
         for cell in cells(args.steps)
-        if (SHARED / NETS[cell.network][0]).is_file() and not table.has(**asdict(cell))
+        if here(cell.network) and not table.has(**asdict(cell))
     ]
     work(table, todo, args)
 
