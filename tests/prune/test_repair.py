@@ -163,6 +163,32 @@ def test_a_layer_that_is_met_twice_is_fitted_to_both() -> None:
     assert off(model, done.model, pictures()) < off(model, slim, pictures())
 
 
+class Levels(nn.Module):
+    """One head over maps of three sizes, as detectors have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head, self.out = conv(3, 8), conv(8, 6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [self.a(x)]
+        maps += [F.avg_pool2d(maps[0], size) for size in (2, 4)]
+        return torch.cat([self.out(self.head(x)).flatten(2) for x in maps], 2)
+
+
+def test_a_head_over_several_maps_is_changed_once() -> None:
+    model = lively(Levels())
+    conv_a, norm_a = model.a[0], model.a[1]
+    with torch.no_grad():  # a's channels 4 … 7 say twice what 0 … 3 say: nothing need be lost
+        for tensor in (conv_a.weight, *norm_a.state_dict().values()):
+            if tensor.ndim:
+                tensor[4:] = tensor[:4]
+    slim, done = mended(model, "a.0", [4, 5, 6, 7])
+    x = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(9))
+    assert off(model, slim, x) > 1e-3
+    assert off(model, done.model, x) < 1e-7
+
+
 class Picks(nn.Module):
     """Goes on with the three places that ``score`` likes best."""
 

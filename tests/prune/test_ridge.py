@@ -62,6 +62,27 @@ def test_the_error_is_that_of_the_rows_held_out(inputs: int, rows: bool) -> None
     )
 
 
+@pytest.mark.parametrize(("inputs", "rows"), [(5, False), (60, True)])
+def test_what_a_change_explains_is_gone_from_the_rows(inputs: int, rows: bool) -> None:
+    (x, r), (fresh_x, fresh_r) = (made(n, seed=n, noise=0.5, inputs=inputs) for n in (40, 30))
+    change, bias = torch.randn(2, inputs, 3).double(), torch.randn(2, 3).double()
+    left = (r.double() - x.double() @ change - bias[:, None]).float()
+    wanted = summed(x, left, held_out=True)
+    given = summed(x, r, held_out=True)
+    given.explain(change, bias)
+    assert (given.rows is not None) is rows
+    for sums in (wanted, given):
+        sums.add(fresh_x, fresh_r, fresh_r + 1)
+    close = {"rtol": 1e-4, "atol": 1e-3}
+    for name in ("n", "x", "r", "r_square"):
+        torch.testing.assert_close(getattr(given, name), getattr(wanted, name), **close)
+    products = [sums.no_products() for sums in (given, wanted)]
+    for sums, product in zip((given, wanted), products, strict=True):
+        sums.pour(product)
+    for one, other in zip(*products, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+
 def test_noise_is_pulled_towards_what_was_there() -> None:
     torch.manual_seed(0)
     x, xh = torch.randn(1, 24, 20), torch.randn(1, 500, 20)

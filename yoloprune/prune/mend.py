@@ -57,7 +57,8 @@ class LayerRepair:
     Attributes:
         path: of the layer.
         before, after: mean square error on the pictures held out, as a share of the variance of
-            what the layer should give there.
+            what the layer should give there; of a layer that is called several times ``before``
+            is the largest that a call found, ``after`` that of all calls together.
         pull: strength λ of the pull towards the old weights, as a share of the mean power of an
             input; infinite where only the constant was changed; None where nothing was.
         rows: positions that it was fitted to, those held out included.
@@ -241,7 +242,8 @@ class Mending:
         )
         if found.pull is not None and found.pull != math.inf:
             self._last = found.pull
-        if found.before > _EXACT and found.pull is not None:
+        changed = found.before > _EXACT and found.pull is not None
+        if changed:
             weight = self._weight(path)
             made = matrix(layer, weight) + found.change
             weight.copy_(weight_of(layer, made.float(), weight.shape))
@@ -250,15 +252,23 @@ class Mending:
                 shift.add_(found.bias.ravel(), alpha=sign)
         if (path, call + 1) not in {(p, c) for _, p, c in self._targets}:
             del self._sums[path]
+        elif changed:  # rows of its next call are held against the layer as it is now
+            for seen in (rows, held_out):
+                seen.explain(found.change, found.bias)
         if near is None:  # a search that repairs again and again soon wants it back
             trim()
+        before, pull = found.before, found.pull if changed else None
+        seconds = time.perf_counter() - start
+        if earlier is not None:
+            before, seconds = max(before, earlier.before), seconds + earlier.seconds
+            pull = earlier.pull if pull is None else pull
         return LayerRepair(
             path=path,
-            before=found.before,
-            after=found.after if found.before > _EXACT else found.before,
-            pull=found.pull if found.before > _EXACT else None,
+            before=before,
+            after=found.after if changed else found.before,
+            pull=pull,
             rows=rows.n + held_out.n,
-            seconds=time.perf_counter() - start + (earlier.seconds if earlier else 0.0),
+            seconds=seconds,
         )
 
     def _weight(self, path: str) -> nn.Parameter:

@@ -112,6 +112,24 @@ class Sums:
         zeros = self.x.new_zeros
         return zeros(groups, inputs, inputs), zeros(groups, inputs, self.r.shape[1])
 
+    def explain(self, change: Tensor, bias: Tensor) -> None:
+        """Take from ``R`` what a change of the layer brings to the rows that are there.
+
+        Rows of a later call then say what is left, as these do.
+
+        Args:
+            change: float64 ``[groups, D, O]``.
+            bias: float64 ``[groups, O]``.
+        """
+        self.r_square = self.error(change, bias) * max(self.n, 1)
+        self.r = self.r - (self.x[:, None] @ change)[:, 0] - self.n * bias
+        if self.rows is not None:
+            moved, shift = change.float(), bias.float()[:, None]
+            self.rows = [(x, torch.baddbmm(r - shift, x, moved, alpha=-1)) for x, r in self.rows]
+            return
+        gram, cross = self._products
+        self._products = gram, cross - gram @ change - self.x[:, :, None] * bias[:, None]
+
     def variance(self) -> Tensor:
         """Of the wanted output: float64 ``[groups, O]``."""
         n = max(self.n, 1)
