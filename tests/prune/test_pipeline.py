@@ -85,7 +85,12 @@ def test_shares_are_searched_for_and_told(tmp_path: Path, caplog: pytest.LogCapt
     assert summary["asked"]["percent"] == how.budget.percent
     assert not (tmp_path / "out/yoloprune-demo-search.json").exists()
     few = options(tmp_path / "few", search=3.0, calib=str(data), calib_images=5)
-    assert slim(model, source, few).summary["search"] is None
+    fewer = slim(model, source, few).summary
+    assert fewer["search"] is None
+    even = slim(model, source, options(tmp_path / "even", calib=str(data))).summary
+    for known, told in ((summary, False), (fewer, False), (even, True)):
+        assert known["verdict"]["state"] != "works"
+        assert ("--search 2m" in known["verdict"]["words"]) is told
     assert "--search: left out" in caplog.text and "has 5 pictures" in caplog.text
 
 

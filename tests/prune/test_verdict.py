@@ -23,8 +23,8 @@ def record(**errors: float) -> RepairRecord:
 
 def said(before: float | None, after: float | None, **more: Any) -> Any:
     given: dict[str, Any] = {
-        "head_error": None, "free": False, "arbitrary": False, "model": "m.pt", "data": None,
-        "repair": None,
+        "head_error": None, "free": False, "arbitrary": False, "even": False, "model": "m.pt",
+        "data": None, "repair": None,
     }  # fmt: skip
     sides = [{} if v is None else {"AP": v} for v in (before, after)]
     given |= more
@@ -55,6 +55,13 @@ def test_else_the_error_on_pictures(error: float, state: str, epochs: int) -> No
     found = said(None, None, repair=record(), head_error=error)
     assert (found.state, found.epochs) == (state, epochs)
     assert f"off by {error:.1%}" in found.words
+
+
+def test_other_shares_than_even_ones_are_named_where_training_is_needed() -> None:
+    for after, named in ((0.3, True), (0.01, True), (0.609, False)):
+        found = said(0.61, after, even=True, repair=record())
+        assert ("--search 2m" in found.words) is named
+    assert "--search" not in said(0.61, 0.3, repair=record()).words
 
 
 def test_else_the_scales() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.prune.choose import Choice
 from yoloprune.prune.plan import PrunePlan
 from yoloprune.prune.repair import RepairRecord
+from yoloprune.prune.search import LEAST as SEARCHED_ON
 from yoloprune.prune.selftest import SelfTest
 from yoloprune.prune.shorter import Shorter
 from yoloprune.prune.timing import LatencyRecord
@@ -76,7 +77,16 @@ def verdict(
         head_error=None if made.repair is None else head_error(made.repair, made.graph),
         free=made.free,
         arbitrary=made.arbitrary,
+        even=_could_search(made),
         model=None if file is None else str(file),
         data=data,
     )
     return asdict(found)
+
+
+def _could_search(made: Made) -> bool:
+    """Whether even shares were taken where a search could have looked for others."""
+    budget, choice = made.plan.budget, made.choice
+    enough = made.repair is not None and made.repair.pictures >= SEARCHED_ON
+    shared = budget.percent is not None or bool(budget.limits)
+    return enough and shared and choice.scope == "local" and choice.search is None

@@ -21,6 +21,8 @@ _HEAD_WORKS, _HEAD_DEAD = 0.04, 0.5
 FIGURES = ("AP", "mask_AP", "keypoint_AP", "rotated_AP", "top1")
 """What a network is judged by: the first of these that was measured."""
 
+_ELSE = "; shares that --search 2m looks for may lose less than even ones"
+
 _KEEP = "result.save(folder)"
 _MEND = "the same with calib=, a few dozen inputs without labels"
 _TRAIN = "train result.model as the full network was, with a lower learning rate"
@@ -52,6 +54,7 @@ def judge(
     head_error: float | None,
     free: bool,
     arbitrary: bool,
+    even: bool,
     model: str | None,
     data: str | None,
 ) -> Verdict:
@@ -64,6 +67,7 @@ def judge(
         head_error: of the output layers on held-out pictures, see :func:`head_error`.
         free: whether only channels went that were switched off.
         arbitrary: whether they were chosen by scores that hardly differ.
+        even: whether every group lost the same share, and others could have been looked for.
         model: the file of the cut network; None where it is in memory only.
         data: the data set that was given, if any.
     """
@@ -101,7 +105,8 @@ def judge(
         figure += "; all scores are alike, so that the choice was arbitrary"
     command = command if model else _MEND if key is None and repair is None else _TRAIN
     said = f"needs about {epochs} epochs" if state != "dead" else "is dead until it is trained"
-    return Verdict(state=state, words=f"{said} ({figure})", epochs=epochs, next=command)
+    words = f"{said} ({figure})" + (_ELSE if even else "")
+    return Verdict(state=state, words=words, epochs=epochs, next=command)
 
 
 def head_error(record: RepairRecord, graph: ChannelGraph) -> float | None:
