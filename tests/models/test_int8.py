@@ -517,9 +517,9 @@ def test_other_formats(
 
 def test_what_other_tools_cannot_keep() -> None:
     for options in (Int8Options(keep_float="none"), Int8Options(max_drop=0.1)):
-        with pytest.raises(ExportError, match="not for litert, where its own tool says what stays"):
-            int8.check_int8("litert", options)
-    int8.check_int8("litert", Int8Options())
+        with pytest.raises(ExportError, match="not for engine, where its own tool says what stays"):
+            int8.check_int8("engine", options)
+    int8.check_int8("engine", Int8Options())
 
 
 def test_aliases_are_spelled_out(tmp_path: Path) -> None:

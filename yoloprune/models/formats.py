@@ -66,11 +66,15 @@ _NEEDS = {
     "executorch": ("executorch",),
 }
 """What an export cannot do without; of other formats only Ultralytics knows."""
-_INT8_NEEDS = {"openvino": ("nncf",), "litert": ("litert_torch", "ai_edge_quantizer")}
+_INT8_NEEDS = {
+    "openvino": ("nncf",),
+    "litert": ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+}
 _PACKAGES = {
     "onnx": "'yoloprune[runtimes]'", "onnxruntime": "'yoloprune[runtimes]'",
     "openvino": "'yoloprune[runtimes]'", "nncf": "'yoloprune[runtimes]'",
-    "ncnn": "ncnn pnnx", "litert_torch": "litert-torch", "ai_edge_quantizer": "ai-edge-quantizer",
+    "ncnn": "ncnn pnnx", "litert_torch": "litert-torch", "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_quantizer": "ai-edge-quantizer",
 }  # fmt: skip
 """Module → what brings it."""
 _NO_INT8 = {

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from yoloprune.errors import ExportError, YoloPruneError, typed_line
 from yoloprune.models.difference import difference
 from yoloprune.models.fake_quant import group_errors, output_error
+from yoloprune.models.int8_litert import LiteRtTool
 from yoloprune.models.int8_onnx import OnnxTool
 from yoloprune.models.int8_openvino import OpenVinoTool
 from yoloprune.models.keep_float import (
@@ -120,9 +121,10 @@ class Tool(Protocol):
         """Outputs of a file for each batch."""
 
 
-TOOLS: dict[str, Callable[[Path, Path, Collection[str]], Tool]] = {
+TOOLS: dict[str, Callable[[Path, Path, nn.Module], Tool]] = {
     "onnx": OnnxTool,
     "openvino": OpenVinoTool,
+    "litert": LiteRtTool,
 }
 """Format → what brings it to 8 bits here."""
 
@@ -151,9 +153,8 @@ def quantise(
     batches = _batches(pictures, batch)
     work = made.parent / "int8"
     work.mkdir()
-    fixed = [path for path, m in model.named_modules() if type(m).__name__ == "DFL"]
     try:
-        tool = TOOLS[file_format](made, work, fixed)
+        tool = TOOLS[file_format](made, work, model)
         trial = _Trial(tool, batches, made.with_name(f"{_stem(made, tool)}_int8{tool.suffix}"))
         kept, errors = _chosen(model, tool.graph, asked, pictures, options)
         found = _settled(trial, kept, errors, options)

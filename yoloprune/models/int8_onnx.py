@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from yoloprune.models.net_graph import NetGraph, onnx_graph
+from yoloprune.models.net_graph import NetGraph, fixed_in, onnx_graph
 
 _CPU = Path("/proc/cpuinfo")
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
@@ -48,12 +49,12 @@ class OnnxTool:
     Args:
         source: in float32.
         folder: for what is made on the way.
-        fixed: modules whose weights nothing was trained in.
+        model: that was exported.
     """
 
     suffix = ".onnx"
 
-    def __init__(self, source: Path, folder: Path, fixed: Collection[str]) -> None:
+    def __init__(self, source: Path, folder: Path, model: nn.Module) -> None:
         import onnx
         import onnxruntime
         from onnxruntime.quantization import quant_pre_process
@@ -64,7 +65,7 @@ class OnnxTool:
         with _quiet():
             quant_pre_process(str(source), str(self._ready))
         content = onnx.load(self._ready)
-        self.graph: NetGraph = onnx_graph(content, fixed)
+        self.graph: NetGraph = onnx_graph(content, fixed_in(model))
         self._input = content.graph.input[0].name
         self.settings: dict[str, Any] = {
             "activations": "uint8" if is_x86() else "int8",

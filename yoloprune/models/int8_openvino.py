@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from yoloprune.errors import ExportError
-from yoloprune.models.net_graph import NetGraph, Node, within
+from yoloprune.models.net_graph import NetGraph, Node, fixed_in, within
 
 _WEIGHTED = {
     "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData",
@@ -39,19 +40,19 @@ class OpenVinoTool:
     Args:
         source: the folder, in float32.
         folder: for what is made on the way.
-        fixed: modules whose weights nothing was trained in.
+        model: that was exported.
     """
 
     suffix = "_openvino_model"
 
-    def __init__(self, source: Path, folder: Path, fixed: Collection[str]) -> None:
+    def __init__(self, source: Path, folder: Path, model: nn.Module) -> None:
         import openvino
 
         self.name = f"nncf {metadata.version('nncf')}, openvino {openvino.get_version()}"
         self.source = source
         self._core = openvino.Core()
         self._xml = xml_in(source)
-        self.graph: NetGraph = openvino_graph(self._core.read_model(self._xml), fixed)
+        self.graph: NetGraph = openvino_graph(self._core.read_model(self._xml), fixed_in(model))
         self.settings: dict[str, Any] = {
             "preset": "mixed",
             "weights": "int8, a scale an output channel",

@@ -1,7 +1,7 @@
 """The operations of an exported network: which have weights, where they stand in the model.
 
-Both what ONNX and what OpenVINO write is seen here in the same few words, so that one rule says
-what stays in float whatever the runtime.
+What ONNX, OpenVINO and LiteRT write is seen here in the same few words, so that one rule says what
+stays in float whatever the runtime.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _FOLLOWERS = {
     "Clip", "Clamp", "Elu", "Erf", "Gelu", "HSwish", "HardSigmoid", "HardSwish", "LeakyRelu",
     "Mish", "Mul", "Multiply", "PRelu", "PReLU", "Relu", "ReLU", "Sigmoid", "Softplus", "SoftPlus",
     "Swish", "Tanh",
+    "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MUL", "PRELU", "RELU", "RELU6", "TANH",
 }  # fmt: skip
 """What an activation consists of; it is kept in float together with the layer before it."""
 
@@ -86,6 +90,11 @@ class NetGraph:
                     found.add(reader)
                     waiting.append(reader)
         return tuple(self.nodes[i].name for i in sorted(found))
+
+
+def fixed_in(model: nn.Module) -> tuple[str, ...]:
+    """Modules whose weights nothing was trained in: the bins of a ``DFL``."""
+    return tuple(path for path, m in model.named_modules() if type(m).__name__ == "DFL")
 
 
 def _places(nodes: Iterable[Node]) -> tuple[str, ...]:

@@ -47,10 +47,11 @@ def only_warnings() -> Callable[[], None]:
 
 @contextlib.contextmanager
 def warnings_only() -> Iterator[None]:
-    """As :func:`only_warnings`, for as long as the block lasts."""
+    """As :func:`only_warnings`, for as long as the block lasts; nor do converters print."""
     undo = only_warnings()
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         undo()
 

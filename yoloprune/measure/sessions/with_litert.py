@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from yoloprune.errors import MeasureError, first_line
 from yoloprune.measure.runtimes import RuntimeName, RuntimeOptions
 from yoloprune.measure.sessions.base import Batch, Session, exported, random_batch
+from yoloprune.models.int8_litert import in_pixels
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,9 +23,7 @@ class LiteRT(Session):
     name: ClassVar[RuntimeName] = "litert"
 
     def __init__(self, file: Path, options: RuntimeOptions) -> None:
-        from ai_edge_litert.interpreter import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-            Interpreter,
-        )
+        from ai_edge_litert.interpreter import Interpreter
 
         self.file = file
         self._imgsz = options.imgsz
@@ -54,11 +53,6 @@ class LiteRT(Session):
         self._interpreter.invoke()
 
     def outputs(self) -> list[NDArray[Any]]:
-        """As torch gives them: Ultralytics' export has boxes as shares of the input."""
-        height, width = self._imgsz
+        """As torch gives them, boxes in pixels."""
         found = [np.array(self._interpreter.get_tensor(one["index"])) for one in self._exits]
-        boxes = found[0]
-        if boxes.ndim == 3 and not (boxes.shape[2] == 6 < boxes.shape[1]):
-            boxes[:, [0, 2]] *= width
-            boxes[:, [1, 3]] *= height
-        return found
+        return in_pixels(found, *self._imgsz)
