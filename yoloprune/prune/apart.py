@@ -34,7 +34,7 @@ class Seen:
         for part in torch.split(pictures, _BATCH):
             choices: list[Tensor] = []
             with torch.no_grad(), Recorder(choices):
-                self._parts.append((part, choices, _results(model(_input(model, part)))))
+                self._parts.append((part, choices, decoded(model(ready(model, part)))))
 
     def apart(self, other: nn.Module) -> float:
         """How far another network is from it; 0 where it sees the same.
@@ -48,7 +48,7 @@ class Seen:
         scale: Tensor | float = 0.0
         for part, choices, wanted in self._parts:
             with torch.no_grad(), Replayer(choices):
-                given = _results(other(_input(other, part)))
+                given = decoded(other(ready(other, part)))
             for a, b in zip(wanted, given, strict=True):
                 one, of = _difference(a.float(), b.float(), self._classes)
                 lost, scale = lost + one, scale + of
@@ -56,12 +56,13 @@ class Seen:
         return float((lost / (scale + _RARE * scale.mean()).clamp_min(1e-12)).mean())
 
 
-def _input(model: nn.Module, images: Tensor) -> Tensor:
+def ready(model: nn.Module, images: Tensor) -> Tensor:
+    """Pictures as a network takes them: float in 0 … 1, where it is."""
     images = images.to(device_of(model))
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def _results(output: Any) -> list[Tensor]:
+def decoded(output: Any) -> list[Tensor]:
     """The decoded result alone, where a network hands on what it was made from, too."""
     first = output[0] if isinstance(output, (tuple, list)) and len(output) else output
     if isinstance(first, Tensor):
@@ -71,11 +72,11 @@ def _results(output: Any) -> list[Tensor]:
 
 def _difference(a: Tensor, b: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """By class what is lost, and what it is to be a share of."""
-    found = _boxes(a, classes)
+    found = boxes_in(a, classes)
     if found is None:
         return (a - b).square().sum()[None], (a - a.mean()).square().sum()[None]
     corners, scores = found
-    others = _boxes(b, classes)
+    others = boxes_in(b, classes)
     assert others is not None
     taken = ((1 - _overlap(corners, others[0])) / _TAKEN).clamp_max(1)[:, None]
     lost = (scores - others[1]).square()
@@ -83,7 +84,7 @@ def _difference(a: Tensor, b: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return lost.sum((0, 2)), scores.square().sum((0, 2))
 
 
-def _boxes(output: Tensor, classes: int) -> tuple[Tensor, Tensor] | None:
+def boxes_in(output: Tensor, classes: int) -> tuple[Tensor, Tensor] | None:
     """Corners ``[B, 4, N]`` and scores ``[B, classes, N]``; None of what are no detections."""
     if output.ndim != 3 or not classes:
         return None

@@ -96,6 +96,7 @@ class Handful:
 
     Attributes:
         index: number of the lane.
+        numbers: of its pictures, among all.
         images: as given, or cut out of these.
         held_out: whether they choose strengths, or are fitted.
         calls: how often its pass has called each layer.
@@ -103,6 +104,7 @@ class Handful:
     """
 
     index: int
+    numbers: list[int]
     images: Tensor
     held_out: bool
     calls: Counter[str] = field(default_factory=Counter)
@@ -133,7 +135,7 @@ def share_out(pictures: Tensor, held_out: float, *, most: int) -> list[Handful]:
             chosen = numbers[i * len(numbers) // lanes : (i + 1) * len(numbers) // lanes]
             parts.append((i / lanes, kind, chosen))
     parts.sort(key=lambda part: part[:2])
-    return [Handful(i, pictures[part[2]], part[1]) for i, part in enumerate(parts)]
+    return [Handful(i, part[2], pictures[part[2]], part[1]) for i, part in enumerate(parts)]
 
 
 def crews(room: Sequence[int], lanes: int) -> list[tuple[int, ...]]:

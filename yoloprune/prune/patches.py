@@ -37,13 +37,15 @@ def positions(layer: nn.Module, out_shape: Sequence[int]) -> int:
     return int(out_shape[0]) * math.prod(out_shape[2:])
 
 
-def spread(total: int, wanted: int, seed: int) -> Tensor:
+def spread(total: int, wanted: int, seed: int, mass: Tensor | None = None) -> Tensor:
     """Positions spread evenly and at random: one in each of ``wanted`` equal stretches.
 
     Args:
         total: how many there are.
         wanted: how many to take; all where there are no more.
         seed: the same positions for the same seed.
+        mass: float64 ``[total]``, by which stretches are equal; their number of positions, if
+            None. One that has the mass of several stretches is taken once all the same.
 
     Returns:
         int64, ascending, each once.
@@ -51,8 +53,13 @@ def spread(total: int, wanted: int, seed: int) -> Tensor:
     if total <= wanted:
         return torch.arange(total)
     generator = torch.Generator().manual_seed(seed)
-    ends = torch.arange(wanted + 1) * total // wanted
     share = torch.rand(wanted, generator=generator, dtype=torch.double)
+    if mass is not None:
+        behind = mass.cumsum(0)
+        at = (torch.arange(wanted) + share) * (behind[-1] / wanted)
+        found = torch.searchsorted(behind, at).clamp_max(total - 1)
+        return found[found.diff(prepend=found.new_tensor([-1])) > 0]
+    ends = torch.arange(wanted + 1) * total // wanted
     return ends[:-1] + (share * ends.diff()).long()
 
 

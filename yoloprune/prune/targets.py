@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune.channels.trace import to_training
 from yoloprune.measure.copies import device_of
+from yoloprune.prune.interest import mass
 from yoloprune.prune.lanes import Handful, crews, share_out
 from yoloprune.prune.live import live_bytes
 from yoloprune.prune.patches import is_batched, positions, spread, written
@@ -65,6 +66,7 @@ class Targets:
         rows: int,
         memory: int,
         seed: int,
+        interest: Tensor | None = None,
     ) -> None:
         """Look.
 
@@ -79,6 +81,8 @@ class Targets:
             rows: positions of each layer, over all pictures.
             memory: bytes that activations may take.
             seed: of the choice of positions.
+            interest: where to look more closely, as :func:`yoloprune.prune.interest.find_interest`
+                gives it; None looks evenly.
         """
         self.training, self.selected = training, outputs is not None
         self._device = device_of(full)
@@ -86,6 +90,7 @@ class Targets:
         modules = {path: full.get_submodule(path) for path in layers}
         self._means: dict[str, list[Tensor]] = defaultdict(list)
         self.values: dict[Key, Target] = {}
+        self._interest = interest
         self._rows = rows
         with mode_of(full, training), torch.no_grad():
             live = live_bytes(full, self.input(pictures[:1]), modules)
@@ -139,14 +144,21 @@ class Targets:
         pictures = sum(len(self.handfuls[number].images) for number in crew)
         wanted = -(-self._rows // pictures) * len(handful.images)
         seed = zlib.crc32(f"{self._seed} {handful.index} {path} {call}".encode())
-        at = spread(positions(layer, output.shape), wanted, seed).to(output.device)
+        at = spread(positions(layer, output.shape), wanted, seed, self._mass(handful, output))
+        at = at.to(output.device)
         values = written(layer, output, at)
         if path in self._norm_of and not call and not self.training:
-            self._means[path].append(values.mean(0))
+            self._means[path].append(output.float().mean([0, *range(2, output.ndim)]))
         chosen = self._outputs.get(path)
         if chosen is not None:
             values = values.index_select(1, chosen)
         self.values[handful.index, path, call] = Target(at, values, tuple(output.shape))
+
+    def _mass(self, handful: Handful, output: Tensor) -> Tensor | None:
+        """How often to look at each position of an output; None where that is all the same."""
+        if self._interest is None or output.ndim != 4:
+            return None
+        return mass(self._interest[handful.numbers], output.shape[2:])
 
     def _drift(self, full: nn.Module) -> float | None:
         shifts = []
