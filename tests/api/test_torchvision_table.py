@@ -77,3 +77,9 @@ def test_the_table_holds_what_the_guide_says_of_it() -> None:
         assert name in page, "what failed is told"
     for name, left in re.findall(r"\| (\w+) \| (0\.\d+) \| 0\.\d+ \|", page):
         assert left == f"{float(done[name]['macs_left']):.2f}"
+    errors = re.findall(r"\| (\w+) \|(?:[^|]*\|){4} ([\d.e+-]+) → ([\d.e+-]+) \|", page)
+    assert len(errors) >= 10
+    for name, *told in errors:
+        assert told == [f"{float(done[name][f'outputs_{k}']):.2g}" for k in ("before", "after")], (
+            name
+        )
