@@ -101,7 +101,7 @@ def refuse_results(folder: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove what an earlier run made, and nothing else; its record last."""
-    names = (*_RESULTS, "weights/best.names", "weights/last.names", FILE)
+    names = (*_RESULTS, "weights/best.names", "weights/last.names", "args.yaml", HANDED, FILE)
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
