@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 import warnings
 import zipfile
@@ -29,6 +28,7 @@ from torch import nn
 
 from yoloprune.errors import ExportError
 from yoloprune.models.net_graph import NetGraph, Node, fixed_in, within
+from yoloprune.models.quiet import no_logging
 
 _WEIGHTED = {
     "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "CONV_3D",
@@ -224,16 +224,12 @@ def _copy_metadata(source: Path, target: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The tool tells of each step on the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    heard = io.StringIO()
+    with (
+        no_logging(),
+        contextlib.redirect_stdout(heard),
+        contextlib.redirect_stderr(heard),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

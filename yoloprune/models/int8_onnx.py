@@ -11,7 +11,6 @@ Reference: ONNX Runtime's documentation, Quantize ONNX models; and of ``quantize
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from yoloprune.models.net_graph import NetGraph, fixed_in, onnx_graph
+from yoloprune.models.quiet import no_logging
 
 _CPU = Path("/proc/cpuinfo")
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
@@ -127,10 +127,5 @@ def _reader(name: str, batches: Sequence[NDArray[np.float32]]) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The tool tells the root logger of each step, and divides 0 by 0 for constants of zeros."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            yield
-    finally:
-        logging.disable(before)
+    with no_logging(), np.errstate(divide="ignore", invalid="ignore"):
+        yield

@@ -26,6 +26,17 @@ def quiet_ultralytics() -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
+@contextlib.contextmanager
+def no_logging() -> Iterator[None]:
+    """Keep what tools tell the log, up to warnings, out of it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def only_warnings() -> Callable[[], None]:
     """Keep Ultralytics' tables and bars off the terminal; what it warns of goes to the log.
 

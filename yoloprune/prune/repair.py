@@ -112,8 +112,10 @@ def repair(
     drift = None
     seen = find_interest(float32_copy(dense, device), pictures)
     for training, layers in passes(thin, graph):
-        how: dict[str, Any] = {"outputs": outputs, "training": training, "interest": seen}
-        looked = look(dense, graph, pictures, layers, options, **how)
+        looked = look(
+            dense, graph, pictures, layers, options,
+            outputs=outputs, training=training, interest=seen,
+        )  # fmt: skip
         mending = Mending(thin, looked, graph, kept, layers, options)
         looked.values.clear()  # so that what a layer was held against goes when it is done
         done += mending.carry_out()
