@@ -10,15 +10,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import nets
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
-from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune.channels import trace
 from yoloprune.errors import ExportError, MeasureError
 from yoloprune.measure.accuracy import evaluate
 from yoloprune.measure.data import load_dataset
@@ -32,7 +29,6 @@ from yoloprune.models.export import ExportOptions, export_file, export_model
 from yoloprune.models.fake_quant import group_errors, output_error
 from yoloprune.models.int8 import Int8Options, quantise
 from yoloprune.models.keep_float import DECODING, dominant, parse_keep_float, ranked
-from yoloprune.prune.cut import cut_units
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -42,14 +38,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:Constant folding:UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def slim() -> nn.Module:
-    torch.manual_seed(0)
-    model = nets.randomised(DetectionModel("yolov8n.yaml", nc=3, verbose=False))
-    graph = trace(model)
-    return cut_units(model, graph, nets.random_units(graph, 0.5))
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import nets
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune.channels import trace
 from yoloprune.errors import ExportError
 from yoloprune.models.export import ExportOptions, export_file, export_model
 from yoloprune.models.fake_quant import output_error
 from yoloprune.models.int8_litert import LiteRtTool, Places, in_pixels
 from yoloprune.models.keep_float import DECODING
-from yoloprune.prune.cut import cut_units
 
 WRAPPED = (
     "ultralytics.utils.export.engine._NormalizeCoords/ultralytics.nn.tasks.DetectionModel_model"
@@ -27,14 +23,6 @@ WRAPPED = (
 CONV = "torch.nn.modules.conv.Conv2d_conv"
 FLOAT, INT8 = 0, 9
 """Of a tensor's type in the file."""
-
-
-@pytest.fixture(scope="module")
-def slim() -> nn.Module:
-    torch.manual_seed(0)
-    model = nets.randomised(DetectionModel("yolov8n.yaml", nc=3, verbose=False))
-    graph = trace(model)
-    return cut_units(model, graph, nets.random_units(graph, 0.5))
 
 
 def test_names_lead_to_layers(slim: nn.Module) -> None:
