@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,11 @@ def refuse_results(folder: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove what an earlier run made, and nothing else; its record last."""
-    names = (*_RESULTS, "weights/best.names", "weights/last.names", "args.yaml", HANDED, FILE)
-    for name in names:
+    for name in ("data.yaml", "train.txt", "val.txt", "test.txt"):
+        (folder / HANDED / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or something of the user's is in it
+        (folder / HANDED).rmdir()
+    for name in (*_RESULTS, "weights/best.names", "weights/last.names", "args.yaml", FILE):
         (folder / name).unlink(missing_ok=True)
 
 
