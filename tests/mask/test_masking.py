@@ -115,6 +115,30 @@ def test_two_of_four_neighbours_stay() -> None:
         mask_model(model, MaskSpec(method="n_m", pattern=(2, 5)))
 
 
+class Transposing(prune.BasePruningMethod):
+    """Keeps all, by a mask that lies in memory otherwise than the weight."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        return torch.ones_like(t).transpose(0, -1).contiguous().transpose(0, -1)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [MaskSpec(method="n_m"), MaskSpec(method="custom", custom=f"{__name__}:Transposing")],
+    ids=["n_m", "custom"],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_lie_in_memory_as_they_did(spec: MaskSpec, layout: torch.memory_format) -> None:
+    """Another layout alone makes torch faster or slower, which is nothing that a mask did."""
+    model = Wide().to(memory_format=layout)  # type: ignore[call-overload]
+    masked = mask_model(model, spec)
+    for made in (masked, made_permanent(masked)):
+        strides = [made.get_submodule(path).weight.stride() for path in ("b.0", "up")]
+        assert strides == [model.b[0].weight.stride(), model.up.weight.stride()]
+
+
 def test_n_of_m_counts_what_is_masked_already() -> None:
     model = mask_model(Wide(), MaskSpec(method="random_unstructured", amount=0.3))
     both = mask_model(model, MaskSpec(method="n_m"))

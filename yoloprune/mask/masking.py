@@ -49,7 +49,20 @@ def mask_model(model: nn.Module, spec: MaskSpec) -> nn.Module:
         if spec.further:
             _take_up(layers)
         _MASKERS[spec.method](layers, spec)
+        _lay_out(layers)
     return masked
+
+
+def _lay_out(layers: Layers) -> None:
+    """Lay masks out in memory as their weights are.
+
+    Else the product would take on the mask's layout, and be faster or slower in torch by that.
+    """
+    for module in layers.values():
+        if f"{WEIGHT}_mask" in module._buffers:
+            whole, mask = getattr(module, f"{WEIGHT}_orig"), getattr(module, f"{WEIGHT}_mask")
+            module._buffers[f"{WEIGHT}_mask"] = torch.empty_like(whole).copy_(mask)
+            setattr(module, WEIGHT, whole * getattr(module, f"{WEIGHT}_mask"))
 
 
 def made_permanent(model: nn.Module) -> nn.Module:
