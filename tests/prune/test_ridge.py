@@ -142,3 +142,35 @@ def test_rows_are_kept_until_they_are_many() -> None:
     sums.pour(products)
     torch.testing.assert_close(gram, (x.mT @ x).double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(cross, (x.mT @ r).double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [5, 60])
+def test_nothing_is_looked_for_where_nothing_is_to_be_mended(
+    inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = []
+    for n, held_out in ((200, False), (60, True)):
+        x, y = made(n, seed=n, noise=0.5, inputs=inputs)
+        both.append(Sums(2, inputs, 3, x.device, held_out=held_out))
+        both[-1].add(x, 1e-7 * y, y)
+        assert both[-1].rows is not None  # no sums are made
+    with monkeypatch.context() as patch:
+        patch.setattr(ridge, "_least_pull", None)
+        found = fit(*both, shifts=True)
+    assert found.pull is None and found.before == found.after <= ridge.EXACT
+    assert not found.change.any() and not found.bias.any()
+
+
+@pytest.mark.parametrize("inputs", [5, 60])
+def test_sums_that_were_put_off_are_made_up_for(inputs: int) -> None:
+    """Rows of a later call, which are off, come to those of an exact one."""
+    x, r = made(400, seed=3, noise=0.5, inputs=inputs)
+    late = torch.cat([torch.zeros_like(r[:, :200]), r[:, 200:]], 1)
+    sums = Sums(2, inputs, 3, x.device)
+    for piece in (slice(0, 200), slice(200, 400)):
+        sums.add(x[:, piece], late[:, piece], r[:, piece])
+    assert sums.rows is None
+    gram, cross = sums.no_products()
+    sums.pour((gram, cross))
+    torch.testing.assert_close(gram, x.double().mT @ x.double(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(cross, x.double().mT @ late.double(), rtol=1e-4, atol=1e-3)

@@ -23,9 +23,6 @@ from yoloprune.prune.ridge import USUAL, Sums, fit
 from yoloprune.prune.targets import Target, Targets, mode_of
 from yoloprune.prune.trim import share_heap, trim
 
-_EXACT = 1e-10
-"""A layer that is off by less, as a share of its variance, has nothing to repair."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairOptions:
@@ -242,7 +239,7 @@ class Mending:
         )
         if found.pull is not None and found.pull != math.inf:
             self._last = found.pull
-        changed = found.before > _EXACT and found.pull is not None
+        changed = found.pull is not None
         if changed:
             weight = self._weight(path)
             made = matrix(layer, weight) + found.change
@@ -257,7 +254,7 @@ class Mending:
                 seen.explain(found.change, found.bias)
         if near is None:  # a search that repairs again and again soon wants it back
             trim()
-        before, pull = found.before, found.pull if changed else None
+        before, pull = found.before, found.pull
         seconds = time.perf_counter() - start
         if earlier is not None:
             before, seconds = max(before, earlier.before), seconds + earlier.seconds
@@ -265,7 +262,7 @@ class Mending:
         return LayerRepair(
             path=path,
             before=before,
-            after=found.after if changed else found.before,
+            after=found.after,
             pull=pull,
             rows=rows.n + held_out.n,
             seconds=seconds,

@@ -32,6 +32,8 @@ _FEW = 0.5
 """Rows that are kept, as a share of the inputs, where they are to be fitted …"""
 _FEW_HELD_OUT = 2.0
 """… and where an error is only to be told: sums would take more room, and more time."""
+EXACT = 1e-10
+"""Error, as a share of the variance of the wanted output, at which nothing is to be mended."""
 
 
 class Sums:
@@ -52,7 +54,8 @@ class Sums:
         y: float64 ``[groups, O]``, of the wanted output …
         y_square: … and of its square.
         rows: float32 ``[groups, n, D]`` and ``[groups, n, O]``, ``X`` and ``R`` piece by piece;
-            None where they are many.
+            None where they are many, unless ``R`` was next to nothing so far: that is a layer
+            before all cuts, whose sums will hardly be asked for.
     """
 
     def __init__(
@@ -93,7 +96,8 @@ class Sums:
             _pour(x, r, self._products)
             return
         self.rows.append((x, r))
-        if self.n > self._most:
+        nothing = self.r_square.sum() <= EXACT * self.y_square.sum()
+        if self.n > self._most and not nothing:
             products = self.no_products()
             self.pour(products)
             self._products, self.rows = products, None
@@ -179,7 +183,8 @@ def fit(
 ) -> Fit:
     """The change that leaves least error on rows that it was not made from.
 
-    The strength of the pull is chosen there; then all rows are used.
+    The strength of the pull is chosen there; then all rows are used. Where nothing is to be mended
+    nothing is looked for.
 
     Args:
         rows: to fit.
@@ -191,6 +196,8 @@ def fit(
     scale = float(held_out.variance().sum()) or 1.0
     before = float(held_out.r_square.sum()) / max(held_out.n, 1) / scale
     made = rows.x.new_zeros(*rows.x.shape, rows.r.shape[1]), torch.zeros_like(rows.r)
+    if before <= EXACT:
+        return Fit(change=made[0], bias=made[1], pull=None, before=before, after=before)
     found: list[tuple[float, float | None]] = [(before, None)]
     if shifts:
         shifted = made[0], rows.r / max(rows.n, 1)

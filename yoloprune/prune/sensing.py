@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -220,7 +221,8 @@ def _quality(model: nn.Module, options: SensitivityOptions) -> float:
     """AP, or what else a network of its task is judged by."""
     assert options.data is not None
     place = str(device_of(model))
-    found = quality(model, options.data, options.imgsz, split=options.split, device=place)
+    quick = copy.deepcopy(model).to(memory_format=torch.channels_last)  # by a fifth, on a CPU
+    found = quality(quick, options.data, options.imgsz, split=options.split, device=place)
     return float(found.get("AP", found.get("top1", 0.0)))
 
 

@@ -151,7 +151,8 @@ class Trials:
         thin = cut_units(self.full, self.graph, candidate.remove).eval()
         kept = kept_units(self.graph, candidate.remove)
         options = replace(self._options, near=self._near)
-        done = Mending(thin, self._looked, self.graph, kept, self._layers, options).carry_out()
+        layers = self._from_the_cut_on(thin)
+        done = Mending(thin, self._looked, self.graph, kept, layers, options).carry_out()
         if self._near is None:
             self._near = {
                 layer.path: layer.pull
@@ -159,6 +160,17 @@ class Trials:
                 if layer.pull is not None and math.isfinite(layer.pull)
             }
         return thin
+
+    def _from_the_cut_on(self, thin: nn.Module) -> set[str]:
+        """All layers but those that are called once, before all that is cut: they are exact."""
+        again = {path for _, path, call in self._looked.values if call}
+        before = set()
+        for path in self._looked.crews:  # in the order of their first calls
+            old, new = (model.get_parameter(f"{path}.weight") for model in (self.full, thin))
+            if old.shape != new.shape:
+                break
+            before.add(path)
+        return self._layers - (before - again)
 
     def _kept(self, remove: IntArray) -> BoolArray:
         kept = np.ones(self.graph.n_units, dtype=bool)
