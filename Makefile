@@ -5,6 +5,7 @@
 # make bench-masks   masks against slimming, hours; benchmarks/masks.py says what else it does
 # make bench-runtimes  dense and slim networks in every runtime, an hour on a quiet machine
 # make bench-torchvision  every network of torchvision, slimmed by one call, hours
+# make bench-NAME ARGS=…  any other claim: benchmarks/NAME.py, whose first lines say what it does
 # make fuzz      files at random for every reader, FUZZ_SECONDS=600 in all
 # make check     lint, format and types, as CI and pre-commit run them
 
@@ -52,6 +53,9 @@ bench-runtimes: setup
 
 bench-torchvision: setup
 	$(BIN)/python benchmarks/torchvision_table.py
+
+bench-%: setup
+	$(BIN)/python benchmarks/$(subst -,_,$*).py $(ARGS)
 
 test: setup
 	$(PYTEST) -m 'not slow'
