@@ -204,7 +204,9 @@ def test_scales_that_stay_are_not_rounded_in_double_precision() -> None:
     assert (scales[~stays] < 0.95).all()
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, pytest.param(torch.compile, marks=pytest.mark.slow)]
+)
 def test_a_model_that_is_wrapped_or_compiled_is_opened(wrap: Any) -> None:
     model = net()
     sparsity = yp.Sparsity(nn.DataParallel(wrap(model)), EXAMPLE, macs=0.5, steps=2)

@@ -25,7 +25,7 @@ def script() -> ModuleType:
 
 
 TABLE = script()
-FAST = ["yolov8.yaml", "yolo11-cls.yaml", "yolov10n.yaml", "yolo26-pose.yaml"]
+FAST = ["yolov8.yaml", "yolo11-cls.yaml", "yolo26-pose.yaml"]
 # Least share of conv/linear output channels, depthwise layers not counted.
 SHARES = {
     "yolov8.yaml": 0.924,

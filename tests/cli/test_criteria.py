@@ -27,7 +27,14 @@ def slim(out: Path, *args: object) -> Any:
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in ("slim", *args, *flags)])
 
 
-@pytest.mark.parametrize("name", ["activation", "taylor", "fisher", "hessian"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "activation",
+        "taylor",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("fisher", "hessian")),
+    ],
+)
 def test_labels_of_the_data_teach(name: str, data: Path, tmp_path: Path) -> None:
     how = ("--criterion", name, "--percent", "0.3", "--no-repair", "--calib-images", "8")
     done = slim(tmp_path, *DENSE, *how, "--data", data)

@@ -27,7 +27,7 @@ REMOVABLE = {
     "yolo12n": 26, "yolo26n": 17, "yolov8n-ghost": 10, "rtdetr-l": 2,
 }  # fmt: skip
 """Counted by hand in the cfg and YAML files: shortcuts; repeats with add; two a attention block."""
-FAST = ("yolov8n", "yolo11n")
+FAST = ("yolov8n",)
 ALL = [
     pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in REMOVABLE
 ]  # fmt: skip

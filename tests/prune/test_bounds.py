@@ -244,7 +244,7 @@ def test_the_rest_meets_the_budget(name: str) -> None:
         assert len(made.layers["model.0.conv"]) == sizes["model.0.conv"] // 2
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 60), st.data())
 def test_on_random_networks(seed: int, data: st.DataObject) -> None:
     """No ceiling is ever passed, and floors are missed only where that is told."""

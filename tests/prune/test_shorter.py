@@ -213,13 +213,8 @@ def altered(file: str, target: Path, **changes: Any) -> Path:
     return target
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [
-        Budget(blocks=2),
-        pytest.param(Budget(blocks=2, percent=0.3, round_to=8), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [Budget(blocks=2), Budget(blocks=2, percent=0.3, round_to=8)])
 def test_a_plan_with_blocks_repeats_its_cut(tmp_path: Path, shapes: str, budget: Budget) -> None:
     full, first = slimmed(tmp_path, shapes, budget=budget)
     file = first.summary["files"]["plan"]

@@ -66,7 +66,15 @@ def test_each_round_masks_more_of_what_is_left(undisturbed: Path) -> None:
     assert (undisturbed / "yoloprune-demo-masked-masks.npz").is_file()
 
 
-@pytest.mark.parametrize("stage", ["dense", "round1/masked", "round1", "round2/masked"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("dense", marks=pytest.mark.slow),
+        "round1/masked",
+        pytest.param("round1", marks=pytest.mark.slow),
+        "round2/masked",
+    ],
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(
     stage: str, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

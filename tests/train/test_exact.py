@@ -95,7 +95,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("event", "epoch", "batch"),
     [
         ("on_train_batch_end", 0, 2),  # before there is a checkpoint
-        ("on_train_epoch_start", 1, 0),
+        pytest.param("on_train_epoch_start", 1, 0, marks=pytest.mark.slow),
         ("on_train_batch_end", 2, 2),
         ("on_model_save", 2, 0),
         ("on_model_save", EPOCHS - 1, 0),  # all is trained, nothing is tidied
@@ -134,7 +134,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     assert not list(tmp_path.rglob("*state.pt")) and not list(tmp_path.rglob(".*.pt"))
 
 
-@pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
+@pytest.mark.parametrize("epoch", [0, pytest.param(1, marks=pytest.mark.slow), EPOCHS - 1])
 def test_a_kill_between_checkpoint_and_state(
     epoch: int, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +271,7 @@ def test_a_teacher_comes_back_after_a_kill(
     ("mode", "moment"),
     [
         (None, ("on_train_batch_end", 2, 2)),
-        ("feature", ("on_train_batch_end", 2, 2)),
+        pytest.param("feature", ("on_train_batch_end", 2, 2), marks=pytest.mark.slow),
         ("feature", ("on_model_save", EPOCHS - 1, 0)),
     ],
 )

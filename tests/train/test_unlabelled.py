@@ -198,7 +198,7 @@ def _note(event: str, args: tuple[Any, ...]) -> None:
         _OPENED.append(os.fspath(args[0]))
 
 
-@pytest.mark.parametrize("family", ["darknet", "ultralytics"])
+@pytest.mark.parametrize("family", ["darknet", pytest.param("ultralytics", marks=pytest.mark.slow)])
 def test_labels_are_never_opened(family: str, pictures: Path, tmp_path: Path) -> None:
     """With labels that cannot be read beside the pictures, all comes out as without any."""
     poisoned = tmp_path / "images"

@@ -111,7 +111,7 @@ def test_without_it_they_grow_back(data: Path, tmp_path: Path) -> None:
     assert sparsity(result.last).share("conv") < 0.01
 
 
-@pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 0)])
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 1), pytest.param(2, 0, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_an_undisturbed_one(
     epoch: int, batch: int, data: Path, undisturbed: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
