@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 from typer.testing import CliRunner
-from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune.channels import trace
 from yoloprune.darknet.cfg import read_cfg
@@ -35,14 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:Constant folding:UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def slim() -> nn.Module:
-    torch.manual_seed(0)
-    model = nets.randomised(DetectionModel("yolov8n.yaml", nc=3, verbose=False))
-    graph = trace(model)
-    return cut_units(model, graph, nets.random_units(graph, 0.3))
 
 
 @pytest.fixture
