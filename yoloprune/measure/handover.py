@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,14 @@ def _list(images: Sequence[Path], path: Path) -> str:
     """Write a list of pictures; gives its name."""
     write_bytes(path, "".join(f"{image.absolute()}\n" for image in images).encode())
     return path.name
+
+
+def take_back(folder: Path) -> None:
+    """Remove what was handed over there, and the folder where nothing else is in it."""
+    for name in ("data.yaml", *(f"{split}.txt" for split in SPLITS)):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or something of the user's is in it
+        folder.rmdir()
 
 
 def _write(

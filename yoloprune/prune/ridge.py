@@ -96,8 +96,7 @@ class Sums:
             _pour(x, r, self._products)
             return
         self.rows.append((x, r))
-        nothing = self.r_square.sum() <= EXACT * self.y_square.sum()
-        if self.n > self._most and not nothing:
+        if self.n > self._most and self.r_square.sum() > EXACT * self.y_square.sum():
             products = self.no_products()
             self.pour(products)
             self._products, self.rows = products, None

@@ -6,13 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yoloprune.errors import TrainError
 from yoloprune.files import sha256, sweep, write_bytes
+from yoloprune.measure.handover import take_back
 from yoloprune.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -102,10 +102,7 @@ def refuse_results(folder: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove what an earlier run made, and nothing else; its record last."""
-    for name in ("data.yaml", "train.txt", "val.txt", "test.txt"):
-        (folder / HANDED / name).unlink(missing_ok=True)
-    with suppress(OSError):  # it is not there, or something of the user's is in it
-        (folder / HANDED).rmdir()
+    take_back(folder / HANDED)
     for name in (*_RESULTS, "weights/best.names", "weights/last.names", "args.yaml", FILE):
         (folder / name).unlink(missing_ok=True)
 
