@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-SMALL = ("squeezenet1_1", "yolox_like_nano")
+SMALL = ("squeezenet1_1", pytest.param("yolox_like_nano", marks=pytest.mark.slow))
 
 
 def script() -> ModuleType:

@@ -221,8 +221,10 @@ def kills() -> Any:
 @pytest.mark.parametrize(
     ("command", "count"),
     [
-        ("slim", 4),
-        ("export", 4),
+        ("slim", 2),
+        ("export", 2),
+        pytest.param("slim", 4, marks=pytest.mark.slow),
+        pytest.param("export", 4, marks=pytest.mark.slow),
         pytest.param("train", 6, marks=pytest.mark.slow),
         pytest.param("run", 6, marks=pytest.mark.slow),
     ],

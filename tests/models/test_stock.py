@@ -38,10 +38,8 @@ def assert_stock(row: dict[str, str]) -> None:
     assert row["stock_train"] == "stops with our message"
 
 
-@pytest.mark.parametrize(
-    "repaired",
-    [pytest.param(False, id="cut", marks=pytest.mark.slow), pytest.param(True, id="repaired")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("repaired", [False, True], ids=["cut", "repaired"])
 def test_a_slim_file_needs_no_yoloprune(repo: Path, tmp_path: Path, repaired: bool) -> None:
     pytest.importorskip("onnxruntime")
     (row,) = found(repo, tmp_path / "rows.csv", "yolov8n", repaired=repaired)

@@ -55,7 +55,7 @@ def trains(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov8n", "yolo11n", pytest.param("yolo12n", marks=pytest.mark.slow)]
+    "name", ["yolov8n", *(pytest.param(n, marks=pytest.mark.slow) for n in ("yolo11n", "yolo12n"))]
 )
 def test_pruned_twice_in_sequence(name: str) -> None:
     budget = Budget(percent=0.3, min_channels=1)

@@ -76,7 +76,7 @@ def test_splitting_routes_is_for_darknet(tmp_path: Path) -> None:
 def test_shares_are_searched_for_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, source = load("yoloprune-demo.cfg", REPO / "weights/yoloprune-demo-dense.weights")
     data = write_shapes(tmp_path / "data", ShapesSpec(images=12, val=2, size=160, seed=3))
-    how = options(tmp_path / "out", search=4.0, calib=str(data))
+    how = options(tmp_path / "out", search=2.0, calib=str(data))
     summary = slim(model, source, how).summary
     found = summary["search"]
     assert found["parts"] + found["trials"] >= 1 and found["seconds"] < 60

@@ -17,7 +17,7 @@ from yoloprune.models.door import load, save
 from yoloprune.prune.repair import RepairRecord
 
 REPO = Path(__file__).resolve().parents[2]
-FAST = {"yolo11-cls.yaml", "yolov4-tiny.cfg"}
+FAST = {"yolov4-tiny.cfg"}
 
 
 def script() -> ModuleType:

@@ -288,6 +288,7 @@ def ruled(pattern: str) -> Budget:
     return Budget(blocks=2, ratios=parse_ratios({pattern: 0.25}, "ratios"))
 
 
+@pytest.mark.slow
 def test_rules_for_layers_mean_those_of_the_full_network(tmp_path: Path) -> None:
     model = seeing("yolov8n")
     faint(model, "model.6.m.0", 1e-4)

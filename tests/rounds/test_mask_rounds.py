@@ -70,7 +70,7 @@ def test_each_round_masks_more_of_what_is_left(undisturbed: Path) -> None:
     "stage",
     [
         pytest.param("dense", marks=pytest.mark.slow),
-        "round1/masked",
+        pytest.param("round1/masked", marks=pytest.mark.slow),
         pytest.param("round1", marks=pytest.mark.slow),
         "round2/masked",
     ],
