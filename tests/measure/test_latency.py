@@ -72,7 +72,28 @@ def test_a_noisy_sample_warns_by_itself(
 
     assert samples["a"].times_ms == pytest.approx((10, 10, 20, 30))
     # Median 15, quartiles 10 and 22.5.
-    assert "a: times vary, the IQR is 83 % of the median of 15.00 ms" in caplog.text
+    assert "a: times vary, the IQR is 83 % of the median of 15.00 ms. Is the" in caplog.text
+
+
+def test_several_noisy_samples_are_one_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durations = iter([0.010, 0.010, 0.010, 0.020, 0.030, 0.010, 0.030, 0.070, 0.010])
+    clock, starts = [0.0], [True]
+
+    def now() -> float:
+        starts[0], begins = not starts[0], starts[0]
+        clock[0] += 0 if begins else next(durations)
+        return clock[0]
+
+    monkeypatch.setattr("yoloprune.measure.latency.time.perf_counter", now)
+    models = {"a": nn.Identity(), "b": nn.Identity(), "c": nn.Identity()}
+    samples = measure_latency(models, LatencyOptions(imgsz=8, warmup=0, repeats=3))
+
+    assert [sample.noisy for sample in samples.values()] == [True, True, False]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("b: times vary, the IQR is 100 % of the median of 30.00")
+    assert "(2 of 3 vary, this one most)" in record.getMessage()
 
 
 def test_threads_are_set_recorded_and_restored() -> None:

@@ -114,7 +114,7 @@ def measure_latency(
         options: see `LatencyOptions`.
 
     Returns:
-        Name → times, in the given order. One that is noisy is logged as a warning.
+        Name → times, in the given order. Noisy ones are told in one warning.
 
     Raises:
         MeasureError: no model is given, the device is not there, or a model does not run.
@@ -211,12 +211,17 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _warn(samples: Mapping[str, LatencySample]) -> None:
-    for name, sample in samples.items():
-        if sample.noisy:
-            logger.warning(
-                "%s: times vary, the IQR is %.0f %% of the median of %.2f ms."
-                " Is the machine busy? More repeats help.",
-                name,
-                100 * sample.iqr_ms / sample.median_ms,
-                sample.median_ms,
-            )
+    """One line for all that vary, with the worst."""
+    noisy = {n: s.iqr_ms / s.median_ms for n, s in samples.items() if s.noisy}
+    if not noisy:
+        return
+    name = max(noisy, key=noisy.__getitem__)
+    others = f" ({len(noisy)} of {len(samples)} vary, this one most)" if len(samples) > 1 else ""
+    logger.warning(
+        "%s: times vary, the IQR is %.0f %% of the median of %.2f ms%s."
+        " Is the machine busy? More repeats help.",
+        name,
+        100 * noisy[name],
+        samples[name].median_ms,
+        others,
+    )
