@@ -77,6 +77,28 @@ def test_rows_of_detections_are_read_as_columns_are() -> None:
     assert rows == pytest.approx(expected) and expected > 0
 
 
+def test_as_many_outputs_as_were_found_cannot_be_told() -> None:
+    class Bright(nn.Module):
+        def __init__(self, least: float) -> None:
+            super().__init__()
+            self.least = least
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[x > self.least]
+
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = Seen(Bright(0.5), x)
+    assert seen.errors(Bright(0.6)).isnan().all()
+
+
+def test_errors_are_told_picture_by_picture() -> None:
+    full = Says(torch.tensor([[0.0, 2.0], [1.0, 5.0]]), classes=0)
+    other = Says(torch.tensor([[0.0, 2.0], [1.0, 7.0]]), classes=0)
+    seen = Seen(full, torch.zeros(2, 3, 8, 8))
+    assert seen.errors(other).tolist() == [0, (2 * 2) / 2 / 4]  # of a variance of 4
+    assert seen.errors(Says(torch.zeros(2, 3), classes=0)).isnan().all()
+
+
 def test_other_outputs_are_told_by_their_variance() -> None:
     output = torch.randn(1, 5, generator=torch.Generator().manual_seed(0))
     seen = Seen(Says(output), PICTURE)

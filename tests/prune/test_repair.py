@@ -226,6 +226,45 @@ def test_nothing_cut_is_nothing_changed() -> None:
         assert torch.equal(value, done.model.state_dict()[name])
 
 
+class Ramp(nn.Module):
+    """Both channels see how fast it brightens to the right; they differ where it darkens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Conv2d(3, 2, (1, 2), bias=False), nn.Conv2d(2, 1, 1)
+        self.act = nn.PReLU(2)
+        with torch.no_grad():
+            self.a.weight[:] = torch.tensor([-1.0, 1.0])
+            self.act.weight[:] = torch.tensor([0.5, 9.0])
+            self.out.weight[:] = torch.tensor([1.0, 0.0])[:, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.act(self.a(x)))
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["brightening", "both"])
+def test_what_is_worse_as_a_whole_is_left_out(both: bool) -> None:
+    model = Ramp().eval()
+    ramps = pictures(16, 8).cumsum(-1) / 8  # to the right they all brighten
+    if both:
+        ramps[:8] = ramps[:8].flip(-1)
+    graph = trace(model, torch.rand(1, 3, 8, 8))
+    remove = units_of(graph, "a", [0])
+    slim = cut_units(model, graph, remove, compensate=False)
+    done = repair(model, slim, graph, kept_units(graph, remove), ramps)
+    record = done.record
+    assert record.left_out is not both
+    before, after = record.apart
+    (last,) = (layer for layer in record.layers if layer.path == "out")
+    if both:
+        assert after < before and last.after < last.before and last.pull is not None
+        return
+    assert after > 4 * max(before, 1)
+    assert (last.after, last.pull) == (last.before, None)
+    for name, value in slim.state_dict().items():
+        assert torch.equal(value, done.model.state_dict()[name])
+
+
 def test_pictures_of_another_world_are_told_by_their_means() -> None:
     model = lively(Chain())
     with torch.no_grad():

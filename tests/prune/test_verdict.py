@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from nets import Chain
 
 from yoloprune.channels import trace
+from yoloprune.measure.pictures import Pictures
 from yoloprune.models.door import load
+from yoloprune.prune.calibrate import repair_warnings
 from yoloprune.prune.repair import LayerRepair, RepairRecord
 from yoloprune.prune.verdict import head_error, judge
 
@@ -90,5 +94,14 @@ def test_heads_of_darknet_end_it_too_though_what_they_select_is_frozen_for_anoth
         if "output of the model" in {graph.frozen.get(int(unit)) for unit in axis.units}
     }
     assert heads
-    found = head_error(record(**dict.fromkeys(heads, 0.25), inside=0.9), graph)
-    assert found == 0.25
+    made = record(**dict.fromkeys(heads, 0.25), inside=0.9)
+    assert head_error(made, graph) == 0.25
+    assert head_error(replace(made, left_out=True, apart=(0.6, 9.0)), graph) == 0.6
+
+
+def test_a_repair_that_is_left_out_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    shots = Pictures(files=(), images=torch.zeros(1, 3, 8, 8), source="shots", placements=())
+    assert repair_warnings(record(), shots) == []
+    harmed = replace(record(), left_out=True, apart=(0.6, 9.0))
+    (text,) = repair_warnings(harmed, shots)
+    assert "went from an error of 0.6 to 9 of its variance" in text and text in caplog.text

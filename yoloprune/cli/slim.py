@@ -338,6 +338,8 @@ def _show(result: SlimResult) -> None:
 
 def _repaired(record: Mapping[str, Any]) -> str:
     """What repair did, in a line."""
+    if record["left_out"]:
+        return f"not repaired: {record['pictures']} pictures brought no gain, see the warning"
     layers = [layer for layer in record["layers"] if layer["after"] < layer["before"]]
     before = sum(layer["before"] for layer in layers) / max(len(layers), 1)
     after = sum(layer["after"] for layer in layers) / max(len(layers), 1)

@@ -55,6 +55,28 @@ class Seen:
         assert isinstance(lost, Tensor) and isinstance(scale, Tensor)
         return float((lost / (scale + _RARE * scale.mean()).clamp_min(1e-12)).mean())
 
+    def errors(self, other: nn.Module) -> Tensor:
+        """How far all that another network gives is from what it gives, picture by picture.
+
+        Returns:
+            float64 ``[N]``: mean square difference of all outputs, as a share of their variance;
+            NaN where outputs have other shapes, as where there are as many as were found.
+        """
+        found = []
+        for part, choices, wanted in self._parts:
+            with torch.no_grad(), Replayer(choices):
+                given = decoded(other(ready(other, part)))
+            sides = [(a.shape, b.shape) for a, b in zip(wanted, given, strict=False)]
+            if not sides or any(a != b or a[:1] != part.shape[:1] for a, b in sides):
+                found.append(torch.full((len(part),), torch.nan, dtype=torch.float64))
+                continue
+            a, b = (
+                torch.cat([x.double().flatten(1) for x in side], 1).cpu()
+                for side in (wanted, given)
+            )
+            found.append((a - b).square().mean(1) / a.var(1, correction=0).clamp_min(1e-24))
+        return torch.cat(found)
+
 
 def ready(model: nn.Module, images: Tensor) -> Tensor:
     """Pictures as a network takes them: float in 0 … 1, where it is."""

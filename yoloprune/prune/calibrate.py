@@ -180,15 +180,23 @@ def repair_on(
     return Repaired(model=done.model.to(device_of(thin)), record=done.record)
 
 
-def drift_warning(record: RepairRecord, pictures: Pictures) -> list[str]:
-    """Say so where the pictures are of another world than those of the training."""
-    if record.drift is None or record.drift < _DRIFT:
-        return []
-    text = (
-        f"{pictures.source}: these pictures look foreign to the network: its channel means on them "
-        f"are {record.drift:.2f} standard deviations from those of its training (median; about "
-        f"0.1 for its own kind, from {_DRIFT} on repair harms). Give pictures like those that it "
-        "is for."
-    )
-    log.warning("warning: %s", text)
-    return [text]
+def repair_warnings(record: RepairRecord, pictures: Pictures) -> list[str]:
+    """Say so where the pictures are of another world than the training's, or repair did harm."""
+    texts = []
+    if record.drift is not None and record.drift >= _DRIFT:
+        texts.append(
+            f"{pictures.source}: these pictures look foreign to the network: its channel means on "
+            f"them are {record.drift:.2f} standard deviations from those of its training (median; "
+            f"about 0.1 for its own kind, from {_DRIFT} on repair harms). Give pictures like those "
+            "that it is for."
+        )
+    if record.left_out:
+        before, after = record.apart
+        texts.append(
+            "repair was left out: each layer came nearer to the full network, but what the whole "
+            f"gives on mirrored pictures went from an error of {before:.2g} to {after:.2g} of its "
+            "variance. More pictures, or a smaller cut, may help."
+        )
+    for text in texts:
+        log.warning("warning: %s", text)
+    return texts

@@ -6,13 +6,16 @@ network whose earlier layers are repaired already. A few dozen pictures do, and 
 detector half of the positions are drawn where it sees something on them.
 
 How strongly a layer is pulled towards its old weights is chosen on pictures that its fit does not
-see; a layer that would be worse there keeps its old weights.
+see; a layer that would be worse there keeps its old weights. At the end the whole network is held
+against the full one on those pictures, mirrored: where what is left over in layers that are nearer
+each is blown up on its way, all keep their old weights.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,7 @@ from yoloprune.channels.graph import BoolArray, ChannelGraph
 from yoloprune.channels.trace import random_input, to_training
 from yoloprune.errors import CutError, DataError
 from yoloprune.measure.copies import device_of, find_device, float32_copy, structural_copy
+from yoloprune.prune.apart import Seen
 from yoloprune.prune.interest import find_interest
 from yoloprune.prune.lanes import split
 from yoloprune.prune.mend import LayerRepair, Mending, RepairOptions, kept_outputs
@@ -36,6 +40,10 @@ __all__ = ["LayerRepair", "RepairOptions", "RepairRecord", "Repaired", "repair"]
 
 log = logging.getLogger(__name__)
 
+_LOOKED_AT = 8
+"""Pictures on which the whole network is looked at."""
+_BLOWN_UP = 4.0
+"""Times the error of the cut, or of giving a constant, from which on a repair is left out."""
 FIXED = ("DFL",)
 """Modules whose convolution is no weight but a rule (the mean of a distribution)."""
 
@@ -51,6 +59,10 @@ class RepairRecord:
             training: median over channels, in standard deviations.
         layers: in the order in which they were repaired.
         seconds: in all.
+        apart: mean square error of all that the network gives on mirrored pictures that were held
+            out, as a share of its variance, before and after: median over pictures, see
+            :meth:`yoloprune.prune.apart.Seen.errors`; NaN where that cannot be told.
+        left_out: whether all layers keep their old weights, since the whole was blown up.
     """
 
     pictures: int
@@ -58,10 +70,13 @@ class RepairRecord:
     drift: float | None
     layers: tuple[LayerRepair, ...]
     seconds: float
+    apart: tuple[float, float] = (math.nan, math.nan)
+    left_out: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; an infinite pull is written as None with a note."""
+        """JSON-able; an infinite pull is written as None with a note, NaN as None."""
         record = asdict(self)
+        record["apart"] = [value if math.isfinite(value) else None for value in self.apart]
         for layer in record["layers"]:
             if layer["pull"] == float("inf"):
                 layer |= {"pull": None, "note": "only its constant"}
@@ -120,14 +135,33 @@ def repair(
         looked.values.clear()  # so that what a layer was held against goes when it is done
         done += mending.carry_out()
         drift = looked.drift if drift is None else drift
+    made = _with_tensors(slim, thin, graph, done)
+    held_out = split(len(pictures), options.held_out)[1]
+    apart = _apart(dense, (slim, made), pictures[held_out[:_LOOKED_AT]], device)
+    left_out = math.isfinite(apart[0]) and not apart[1] <= _BLOWN_UP * max(apart[0], 1)
+    if left_out:
+        made = copy.deepcopy(slim)
+        done = [replace(layer, after=layer.before, pull=None) for layer in done]
     record = RepairRecord(
         pictures=len(pictures),
-        held_out=len(split(len(pictures), options.held_out)[1]),
+        held_out=len(held_out),
         drift=drift,
         layers=tuple(done),
         seconds=time.perf_counter() - start,
+        apart=apart,
+        left_out=left_out,
     )
-    return Repaired(model=_with_tensors(slim, thin, graph, done), record=record)
+    return Repaired(model=made, record=record)
+
+
+def _apart(
+    dense: nn.Module, models: tuple[nn.Module, nn.Module], pictures: Tensor, device: torch.device
+) -> tuple[float, float]:
+    """How far what each of two networks gives is from what the full one gives, on new pictures."""
+    mirrored = pictures.flip(-1) if pictures.ndim == 4 else pictures
+    seen = Seen(float32_copy(dense, device), mirrored)
+    before, after = (seen.errors(float32_copy(model, device)).quantile(0.5) for model in models)
+    return float(before), float(after)
 
 
 def _with_tensors(

@@ -23,8 +23,8 @@ from yoloprune.models.door import Source, save
 from yoloprune.prune.alive import are_alike
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.calibrate import (
-    drift_warning,
     repair_on,
+    repair_warnings,
 )
 from yoloprune.prune.choose import alive_warning
 from yoloprune.prune.cut import cut_units, kept_units
@@ -276,7 +276,7 @@ def _make(decision: Decision, options: SlimOptions, stages: Stopwatch) -> Made:
             done = stages.run("repair", repair_on, teacher, thin, *how)
             thin, record = done.model, done.record
         if record is not None:
-            warnings += drift_warning(record, pictures)
+            warnings += repair_warnings(record, pictures)
     return Made(
         model=thin,
         graph=graph,

@@ -115,6 +115,8 @@ def head_error(record: RepairRecord, graph: ChannelGraph) -> float | None:
     Returns:
         A share of their variance; None where no such layer was fitted.
     """
+    if record.left_out:
+        return record.apart[0]
     ends = set()
     for axis in graph.out_axes:
         why = [graph.frozen.get(int(unit), "") for unit in axis.units.ravel()]

@@ -42,6 +42,7 @@ def layers_part(
             "pictures": repair["pictures"],
             "held_out": repair["held_out"],
             "seconds": f"{repair['seconds']:.0f}",
+            "left_out": repair.get("left_out", False),
         },
     }  # fmt: skip
     return Part(name="layers", anchor=anchor, title=title, data=data, sortable=True)
