@@ -267,7 +267,7 @@ FIFTEEN: tuple[tuple[type[nn.Module], str | None], ...] = (
 )
 MORE: tuple[tuple[type[nn.Module], str | None], ...] = (
     (SplitByAttributes, None),
-    (PixelUnshuffled, "pixel_unshuffle has no rule"),
+    (PixelUnshuffled, None),
     (FocusSlices, None),
     (BlurPool, None),
     (CoordConv, None),

@@ -187,6 +187,7 @@ def _own_fields(
                     found = _field_units(axis, module, name)
                     yield IntField(module=axis.module, attr=name, units=found)
     yield from _unread_widths(tracer, model, units)
+    yield from _instance_norms(tracer, model, units)
 
 
 def _names_of(axis: TensorAxis, depthwise: bool) -> tuple[str, ...]:
@@ -223,6 +224,17 @@ def _unread_widths(tracer: Tracer, model: nn.Module, units: Units) -> Iterator[I
             found = units.of(line(passed[0], 1))
             if (found >= 0).all():
                 yield IntField(module=attr.module, attr=attr.name, units=found)
+
+
+def _instance_norms(tracer: Tracer, model: nn.Module, units: Units) -> Iterator[IntField]:
+    """Widths of norms without a scale, which warn of other ones and need none."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.weight is None:
+            passed = tracer.entered.get(path, [])
+            if len(passed) == 1 and passed[0].ndim > 2 and tracer.ids.varies(passed[0], 1):
+                found = units.of(line(passed[0], 1))
+                if found.size == module.num_features and (found >= 0).all():
+                    yield IntField(module=path, attr="num_features", units=found)
 
 
 # --- groups and norms

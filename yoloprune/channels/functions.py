@@ -72,9 +72,10 @@ def _quietly(tracer: Tracer, call: Call) -> Any:
         tracer.quiet = False
 
 
-def _argument(
+def argument(
     args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any
 ) -> Any:
+    """One of the arguments of a call, by its place or its name."""
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
@@ -94,7 +95,7 @@ def size(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: C
     ids = tracer.get(args[0])
     if ids is None:
         return call()
-    dim = _argument(args, kwargs, 1, "dim", None)
+    dim = argument(args, kwargs, 1, "dim", None)
     sizes = _sizes(tracer, ids)
     return torch.Size(sizes) if dim is None else sizes[dim]
 
@@ -144,8 +145,8 @@ def view_as(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call
 @handles(torch.Tensor.unflatten, torch.unflatten)
 def unflatten(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """One axis becomes several."""
-    dim = _argument(args, kwargs, 1, "dim", 0)
-    sizes = list(_argument(args, kwargs, 2, "sizes", ()))
+    dim = argument(args, kwargs, 1, "dim", 0)
+    sizes = list(argument(args, kwargs, 2, "sizes", ()))
     before = args[0].dim()
     wanted: list[int | None] = [None] * before
     wanted[dim % before : dim % before + 1] = sizes
@@ -202,8 +203,8 @@ def _follow_size(tracer: Tracer, wanted: int, ids: IdArray, axis: int) -> None:
 @handles(torch.Tensor.chunk, torch.chunk)
 def chunk(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """Equal sections, whatever the size: equal numbers must stay in each."""
-    n = int(_argument(args, kwargs, 1, "chunks", 1))
-    dim = int(_argument(args, kwargs, 2, "dim", 0))
+    n = int(argument(args, kwargs, 1, "chunks", 1))
+    dim = int(argument(args, kwargs, 2, "dim", 0))
     ids = tracer.get(args[0])
     if ids is None or not _shrinks(tracer, ids, dim % ids.ndim):
         return call()
@@ -220,9 +221,9 @@ def chunk(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: 
 @handles(torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes)
 def split(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """Sections whose sizes are given: each size must follow its section."""
-    given = _argument(args, kwargs, 1, "split_size", None)
+    given = argument(args, kwargs, 1, "split_size", None)
     given = kwargs.get("split_size_or_sections", kwargs.get("split_sizes", given))
-    dim = int(_argument(args, kwargs, 2, "dim", 0))
+    dim = int(argument(args, kwargs, 2, "dim", 0))
     ids = tracer.get(args[0])
     if ids is None or not _shrinks(tracer, ids, dim % ids.ndim):
         return call()
@@ -294,9 +295,9 @@ def _bounded(tracer: Tracer, ids: IdArray, axis: int, part: slice) -> None:
 @handles(F.linear)
 def linear(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """A dense layer, before it becomes a matrix product with a transposed weight."""
-    x = _argument(args, kwargs, 0, "input", None)
-    weight = _argument(args, kwargs, 1, "weight", None)
-    bias = _argument(args, kwargs, 2, "bias", None)
+    x = argument(args, kwargs, 0, "input", None)
+    weight = argument(args, kwargs, 1, "weight", None)
+    bias = argument(args, kwargs, 2, "bias", None)
     out = _quietly(tracer, call)
     tracer.touch((x, weight, bias))
     dense(tracer, (x, weight, bias), out)
@@ -306,8 +307,8 @@ def linear(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call:
 @handles(F.conv1d, F.conv2d, F.conv3d)
 def convolve(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """A depthwise call that names its number of groups, as in ``groups=x.shape[1]``."""
-    groups = _argument(args, kwargs, 6, "groups", 1)
-    ids = tracer.get(_argument(args, kwargs, 0, "input", None))
+    groups = argument(args, kwargs, 6, "groups", 1)
+    ids = tracer.get(argument(args, kwargs, 0, "input", None))
     follows = isinstance(groups, TracedInt) and ids is not None and ids.shape[1] == groups
     if follows and ids is not None:
         _follow_size(tracer, groups, ids, 1)
@@ -329,7 +330,7 @@ def multi_head(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], c
 @handles(F.scaled_dot_product_attention)
 def attention(tracer: Tracer, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
     """``softmax(q kᵀ · scale) v`` over ``[..., tokens, width]``."""
-    q, k, v = (_argument(args, kwargs, i, n, None) for i, n in enumerate(("query", "key", "value")))
+    q, k, v = (argument(args, kwargs, i, n, None) for i, n in enumerate(("query", "key", "value")))
     out = _quietly(tracer, call)
     tracer.touch((q, k, v))
     left, right, value = tracer.get(q), tracer.get(k), tracer.get(v)

@@ -20,9 +20,9 @@ _POINTWISE = """
     clamp clamp_max clamp_min clone cos cosh div elu eq erf exp expm1 floor floor_divide fmod ge
     gelu gt hardshrink hardsigmoid hardswish hardtanh isinf isnan le leaky_relu lerp log log1p
     log2 log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill
-    maximum minimum mish mul nan_to_num ne neg pow reciprocal relu relu6 remainder round rsqrt
-    rsub selu sigmoid sign silu sin sinh softplus softshrink sqrt square sub tan tanh threshold
-    true_divide where
+    maximum minimum mish mul nan_to_num ne neg pow reciprocal relu relu6 remainder round
+    rrelu_with_noise rsqrt rsub selu sigmoid sign silu sin sinh softplus softshrink sqrt square sub
+    tan tanh threshold true_divide where
 """
 POINTWISE = frozenset(_POINTWISE.split())
 """Operations that work element by element, by name: which of them carry torch's tag of that name

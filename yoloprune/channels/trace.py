@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yoloprune.channels import composites  # noqa: F401  (enters its handlers)
 from yoloprune.channels.assemble import assemble
 from yoloprune.channels.copying import copy_modules
 from yoloprune.channels.functions import intercept
