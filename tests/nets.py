@@ -474,7 +474,7 @@ class TrainOnly(Wrapped):
 
 
 class HandsOn(nn.Module):
-    """A head that returns its own input beside its result, as Ultralytics' heads do."""
+    """Returns what the last layer reads beside its result; it is no head of Ultralytics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -509,7 +509,6 @@ EXACT: tuple[type[nn.Module], ...] = (
     Chain, Residual, Concat, Chunked, GroupedRoute, SlicedHalf, Depthwise, Grouped, Shared,
     SqueezeExcite, UpDown, Classifier, Heads, PackedHeads, WholeHeads, Scaled, InPlace, Shuffled,
     PixelShuffled, Reorg, SummedStack, ChunkThree, Einsum, ReusedPool, SpatialGate, TrainOnly,
-    HandsOn,
 )  # fmt: skip
 """Nets of which channels can go."""
 

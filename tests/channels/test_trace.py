@@ -124,7 +124,7 @@ def test_only_outputs_and_spread_maps_stay(net: type[nn.Module]) -> None:
     graph = traced(net)
     for unit, reason in graph.frozen.items():
         assert reason in ("output of the model", "spread over other channels in the model"), unit
-    assert {int(u) for u in lines(graph, "out")["out" if net is not nets.HandsOn else "head.out"]}
+    assert {int(u) for u in lines(graph, "out")["out"]}
 
 
 @pytest.mark.parametrize(("net", "reason"), nets.FROZEN, ids=lambda x: getattr(x, "__name__", ""))
@@ -142,22 +142,55 @@ def test_one_channel_spread_over_all_stays_but_they_may_go() -> None:
     assert graph.prunable[out["a.0"]].all()
 
 
-def test_only_results_are_outputs_not_what_a_head_hands_on() -> None:
-    graph = traced(nets.HandsOn)
-    assert graph.carried_outputs == (1,)
-    assert graph.prunable[lines(graph, "out")["a.0"]].all()
+class Features(nets.Chain):
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        x = self.a(x)
+        return [x, self.out(self.b(x))]
 
 
-def test_a_model_that_returns_its_features_keeps_them() -> None:
-    class Features(nets.Chain):
-        def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
-            x = self.a(x)
-            return [x, self.out(self.b(x))]
+class Stage(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
 
-    graph = trace(nets.randomised(Features()))
+    def forward(self, x: Tensor, found: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        x = self.block(x)
+        return x, [*found, x]
+
+
+class Collected(nets.Chain):
+    """Stages that hand on what those before them found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([Stage(self.a), Stage(self.b)])
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        found: list[Tensor] = []
+        for stage in self.stages:
+            x, found = stage(x, found)
+        return [found[0], self.out(x)]
+
+
+@pytest.mark.parametrize(
+    ("net", "free"), [(Features, ["b.0"]), (Collected, ["b.0"]), (nets.HandsOn, [])]
+)
+def test_a_model_that_returns_its_features_keeps_them(
+    net: type[nn.Module], free: list[str]
+) -> None:
+    graph = trace(nets.randomised(net()))
     out = lines(graph, "out")
+    assert graph.carried_outputs == ()
     assert not graph.prunable[out["a.0"]].any()
-    assert graph.prunable[out["b.0"]].all()
+    assert all(graph.prunable[out[path]].all() for path in free)
+
+
+def test_what_a_head_of_ultralytics_hands_on_is_no_result() -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    graph = trace(DetectionModel("yolov8n.yaml", verbose=False).eval(), imgsz=32)
+    assert graph.carried_outputs
+    assert graph.prunable[lines(graph, "out")["model.15.cv2.conv"]].all()
 
 
 def test_training_only_heads_are_followed() -> None:

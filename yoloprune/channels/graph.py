@@ -137,8 +137,8 @@ class ChannelGraph:
         unreached: parameters that no traced forward pass touched.
         input_shape: of the picture that was traced, ``(1, C, H, W)``.
         carried_outputs: which tensors of the model's (flattened) eval output are inputs that a
-            module hands on beside its results; their channels may be pruned, so they are no
-            results to compare.
+            head of Ultralytics hands on beside its results; their channels may be pruned, so they
+            are no results to compare.
         products: matrix products of activations in evaluation, in the order of the pass.
         flows: what passes through each module, in the order of the modules.
     """

@@ -146,7 +146,7 @@ def _run(tracer: Tracer, skeleton: nn.Module, example: Tensor) -> Any:
 
 
 def _freeze_outputs(tracer: Tracer, hooks: _Hooks, output: Any) -> tuple[int, ...]:
-    """Results keep their channels; inputs that a module hands on beside them may lose some."""
+    """Results keep their channels; inputs that a head hands on beside them may lose some."""
     carried = []
     tracer.place = []
     results = tensors_in(output)
@@ -239,11 +239,15 @@ class _Calls(TorchFunctionMode):
         return intercept(self._tracer, func, args, kwargs or {})
 
 
+HANDING_ON = ("ultralytics.nn.modules.head",)
+"""Where classes of heads are defined that return their inputs beside results, for losses only."""
+
+
 class _Hooks:
     """Keeps the tracer informed of where in the model it is, and what enters each module.
 
     Attributes:
-        carried: tensors that a module returned beside its results just as it got them, by
+        carried: tensors that a head returned beside its results just as it got them, by
             what :func:`_sight` sees of them. They are kept alive, so that it means one tensor.
     """
 
@@ -283,12 +287,16 @@ class _Hooks:
                 if opaque is not None:
                     opaque.leave(tracer, results)
                 tracer.left[path] = list(_ids(tracer, results))
-                if path and not isinstance(output, Tensor):
+                if _hands_on(module) and not isinstance(output, Tensor):
                     same = {_sight(t): t for t in results if _sight(t) in given}
                     if len(same) < len({key(t) for t in results}):
                         self.carried.update(same)
 
         return leave
+
+
+def _hands_on(module: nn.Module) -> bool:
+    return any(kind.__module__.startswith(HANDING_ON) for kind in type(module).__mro__)
 
 
 def _sight(tensor: Tensor) -> tuple[Any, ...]:
