@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from random_nets import RandomNet
-from torch import nn
+from torch import Tensor, nn
 
 from yoloprune.channels import trace
 from yoloprune.measure.size import count
@@ -49,6 +51,28 @@ def test_random_networks(seed: int) -> None:
 )
 def test_stock_networks(name: str) -> None:
     check(load(name)[0], 64, 0)
+
+
+class Bare(nn.Module):
+    """Convolutions by parameters of the module's own, two of them in a list, and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(10, 4, 1)
+        self.kernels = nn.ParameterList([torch.rand(12, 12, 3, 3), torch.rand(10, 12, 3, 3)])
+        self.deep = nn.Parameter(torch.rand(12, 1, 3, 3))
+        self.scale = nn.Parameter(torch.rand(10, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(self.first(x).relu(), self.deep, padding=1, groups=self.deep.shape[0])
+        for kernel in self.kernels:
+            x = F.conv2d(x, kernel, padding=1).relu()
+        out: Tensor = self.last(x * self.scale)
+        return out
+
+
+def test_weights_that_are_no_layers() -> None:
+    check(Bare().eval(), 16, 0)
 
 
 TEN = (

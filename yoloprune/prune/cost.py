@@ -103,23 +103,29 @@ class Costs:
             if buffer.is_floating_point() and name in stored:
                 self._buffers.append(_tensor(buffer.shape, axes.get(name, ())))
         self._layers: dict[str, _Part] = {}
-        for layer in size.layers:
-            weight = f"{layer.name}.weight"
-            if layer.macs and weight in axes:
-                shape = model.get_parameter(weight).shape
-                part = _tensor(shape, axes[weight])
-                self._layers[layer.name] = _Part(
-                    part.rest * layer.macs // math.prod(shape), part.axes, part.parts
-                )
-        others = {
-            layer.name: layer.macs
-            for layer in size.layers
-            if layer.macs and layer.name not in self._layers
-        }
+        weights = _weights(model, axes)
+        macs = {layer.name: layer.macs for layer in size.layers if layer.macs}
+        multiplied = {product.module for product in graph.products}
+        others = {}
+        for name, each in macs.items():
+            if name in weights and not (name in multiplied and len(weights[name]) > 1):
+                self._multiplied(name, each, weights[name])
+            else:
+                others[name] = each
         self.outside = sum(others.values())
         for module, macs in others.items():
             self._products(module, macs, graph)
         self.full = self.of(np.ones(graph.n_units, dtype=bool))
+
+    def _multiplied(self, module: str, macs: int, weights: Mapping[str, _Part]) -> None:
+        """Share the multiply-adds of a module out to its weights, as many to each number."""
+        rest, full = macs, np.ones(self._n + 1, dtype=bool)
+        numbers = sum(part.size(full) for part in weights.values())
+        for name, part in weights.items():
+            share = _Part(part.rest * macs // numbers, part.axes, part.parts)
+            self._layers[module if len(weights) == 1 else name] = share
+            rest -= share.size(full)
+        self._layers[f"{module} rest"] = _Part(rest, ())
 
     def _products(self, module: str, macs: int, graph: ChannelGraph) -> None:
         """Share the multiply-adds of a module without weights out to its products."""
@@ -204,6 +210,27 @@ def _tensor(shape: Iterable[int], axes: Iterable[TensorAxis]) -> _Part:
         units.append(axis.units.ravel())
         parts.append(axis.units.shape[0] if axis.units.ndim > 1 else 1)
     return _Part(math.prod(sides), tuple(units), tuple(parts))
+
+
+def _weights(model: nn.Module, axes: Mapping[str, list[TensorAxis]]) -> dict[str, dict[str, _Part]]:
+    """Of each module the tensors that it multiplies by, its own and those that it has in lists."""
+    from torch import nn
+
+    from yoloprune.prune.patches import LAYERS
+
+    found: dict[str, dict[str, _Part]] = defaultdict(dict)
+    lists = (nn.ParameterList, nn.ParameterDict)
+    for name, tensor in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        if tensor.ndim < 2 or name not in axes:
+            continue
+        scales = tensor.numel() == axes[name][0].units.size and axes[name][0].role == "affine"
+        if scales and not isinstance(model.get_submodule(owner), LAYERS):
+            continue
+        while isinstance(model.get_submodule(owner), lists):
+            owner = owner.rpartition(".")[0]
+        found[owner][name] = _tensor(tensor.shape, axes[name])
+    return found
 
 
 def _total(parts: Iterable[_Part], kept: BoolArray) -> int:
