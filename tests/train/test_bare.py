@@ -110,6 +110,41 @@ def test_the_graph_names_layers_without_a_batchnorm() -> None:
     assert trace(darknet()).bare == ("model.1.conv", "model.3.conv")
 
 
+class Gated(nn.Module):
+    """Normed channels, multiplied by a gate without a BatchNorm, which may be added, too."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        self.use = use
+        self.conv, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.gate, self.out = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, gate = self.norm(self.conv(x)).relu(), self.gate(x.mean((2, 3), keepdim=True)).sigmoid()
+        y = y + gate if self.use == "adds" else y * gate
+        if self.use == "both":
+            y = y + gate
+        out: Tensor = self.out(y)
+        return out
+
+
+@pytest.mark.parametrize(("use", "gates"), [("gates", ("gate",)), ("adds", ()), ("both", ())])
+def test_a_gate_makes_nothing_alive(use: str, gates: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    model = Gated(use).eval()
+    deaden(model)
+    model.norm.bias.data[4] = -0.3
+    graph = trace(model)
+    assert graph.gates == gates and ("gate" in graph.bare) is not bool(gates)
+    values = score(model, graph).values[
+        next(axis.units for axis in graph.axes if axis.tensor == "norm.weight")
+    ]
+    dead = np.arange(16) % 4 == 0
+    assert (values[dead] > 0).all() or gates
+    if gates:  # a beta behind the gate is no constant
+        assert values[dead].tolist() == [0, pytest.approx(0.3), 0, 0]
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_unit_is_worth_what_its_most_alive_producer_gives(name: str) -> None:
     model = NETS[name]()

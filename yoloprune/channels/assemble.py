@@ -40,6 +40,7 @@ def assemble(
         carried_outputs: see :class:`ChannelGraph`.
     """
     unreached = _unreached(tracer, model)
+    bare, gates = _bare(tracer, model)
     _settle_parameters(tracer)
     order = {name: i for i, (name, _) in enumerate(_tensors(model))}
     ranked = sorted(tracer.axes, key=lambda found: (order[found[0]], found[1]))
@@ -61,7 +62,8 @@ def assemble(
         balances=balances,
         groups=_groups(axes, units.n),
         norm_of=_norms(tracer),
-        bare=_bare(tracer, model),
+        bare=bare,
+        gates=gates,
         unreached=unreached,
         input_shape=tuple(int(n) for n in input_shape),
         carried_outputs=carried_outputs,
@@ -277,11 +279,15 @@ def _norms(tracer: Tracer) -> dict[str, str]:
     return {producer: norm for producer, norm in named.items() if uses[norm] == 1}
 
 
-def _bare(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
+def _bare(tracer: Tracer, model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Layers of which some channel, as it left them, met no BatchNorm.
 
     Ids tell it, since sums and joins keep them: what was added to a normed channel still has the
     id that its own layer gave it.
+
+    Returns:
+        Those layers, and apart from them gates: what they give is only ever multiplied by normed
+        channels, and comes to nothing where those are zero.
     """
     scaled: set[int] = set()
     for name, module in model.named_modules():
@@ -290,8 +296,14 @@ def _bare(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
                 axis = tracer.axes.get((f"{name}.weight", dim))
                 if axis is not None:
                     scaled |= set(axis.ids.ravel().tolist())
-    return tuple(
-        name.rpartition(".")[0]
-        for (name, _), axis in tracer.axes.items()
-        if axis.role == "out" and not scaled.issuperset(axis.ids.ravel().tolist())
-    )
+    gates: set[int] = set()
+    for sides in tracer.gates:
+        for gate, other in (sides, sides[::-1]):
+            if other & scaled and not gate & (scaled | tracer.added):
+                gates |= gate
+    bare: tuple[list[str], list[str]] = [], []
+    for (name, _), axis in tracer.axes.items():
+        left = set(axis.ids.ravel().tolist()) - scaled
+        if axis.role == "out" and left:
+            bare[left <= gates].append(name.rpartition(".")[0])
+    return tuple(bare[0]), tuple(bare[1])

@@ -69,8 +69,9 @@ def _meet(
     shape: tuple[int, ...],
 ) -> IdArray:
     """Unify operands that broadcast together; the ids of the result."""
-    views = [(t, tracer.get(t)) for t in carriers]
-    aligned = [_align(ids, len(shape)) for _, ids in views if ids is not None]
+    found = [ids for ids in map(tracer.get, carriers) if ids is not None]
+    _note_sides(tracer, name, found)
+    aligned = [_align(ids, len(shape)) for ids in found]
     axes = [tracer.ids.varying(ids) for ids in aligned]
     varied = {axis for found in axes for axis in found}
     for tensor in others:
@@ -99,6 +100,17 @@ def _meet(
         else:
             result = wide
     return result
+
+
+def _note_sides(tracer: Tracer, name: str, sides: list[IdArray]) -> None:
+    """Keep what is multiplied by what, and what is added to others."""
+    kind = name.removesuffix("_")
+    if len(sides) == 2 and kind in ("mul", "add", "sub", "rsub"):
+        one, other = (set(np.unique(ids).tolist()) for ids in sides)
+        if kind == "mul":
+            tracer.gates.append((one, other))
+        else:
+            tracer.added |= one | other
 
 
 def unify_pairs(tracer: Tracer, a: IdArray, b: IdArray) -> None:

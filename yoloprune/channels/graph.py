@@ -134,6 +134,8 @@ class ChannelGraph:
             there is one (compensation folds constants into its running mean).
         bare: layers that create channels which no BatchNorm scales on their way: what a unit is
             worth is not told by its BatchNorms alone where one of these makes it, too.
+        gates: layers without a BatchNorm of which everything is multiplied by normed channels, as
+            in squeeze-and-excitation, and comes to nothing where those are zero.
         unreached: parameters that no traced forward pass touched.
         input_shape: of the picture that was traced, ``(1, C, H, W)``.
         carried_outputs: which tensors of the model's (flattened) eval output are inputs that a
@@ -151,6 +153,7 @@ class ChannelGraph:
     groups: tuple[Group, ...]
     norm_of: Mapping[str, str] = field(default_factory=dict)
     bare: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = (1, 3, 64, 64)
     carried_outputs: tuple[int, ...] = ()

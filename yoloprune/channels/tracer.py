@@ -48,6 +48,8 @@ class Tracer:
         left: path of each module → ids of what left it last.
         flows: ``entered`` and ``left`` as they were after the first pass.
         products: matrix products of the first pass: module, line of channels, multiply-adds.
+        gates: ids of both sides of each product of two activations.
+        added: ids of activations that were added to others.
         vectors: storage of a vector that was computed element by element from parameters and
             buffers → these; of the current pass.
         quiet: while true, operations are neither followed nor judged.
@@ -75,6 +77,8 @@ class Tracer:
         self.left: dict[str, list[IdArray]] = {}
         self.flows: dict[str, tuple[list[IdArray], list[IdArray]]] = {}
         self.products: list[tuple[str, IdArray, int]] = []
+        self.gates: list[tuple[set[int], set[int]]] = []
+        self.added: set[int] = set()
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.numel():
                 self.tensors.setdefault(tensor.data_ptr(), (name, tensor))

@@ -104,14 +104,14 @@ class Costs:
                 self._buffers.append(_tensor(buffer.shape, axes.get(name, ())))
         self._layers: dict[str, _Part] = {}
         weights = _weights(model, axes)
-        macs = {layer.name: layer.macs for layer in size.layers if layer.macs}
+        each = {layer.name: layer.macs for layer in size.layers if layer.macs}
         multiplied = {product.module for product in graph.products}
         others = {}
-        for name, each in macs.items():
+        for name, macs in each.items():
             if name in weights and not (name in multiplied and len(weights[name]) > 1):
-                self._multiplied(name, each, weights[name])
+                self._multiplied(name, macs, weights[name])
             else:
-                others[name] = each
+                others[name] = macs
         self.outside = sum(others.values())
         for module, macs in others.items():
             self._products(module, macs, graph)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
-from yoloprune.channels.graph import ChannelGraph, IntArray, TensorAxis
+from yoloprune.channels.graph import ChannelGraph, IntArray
 from yoloprune.errors import PlanError
 from yoloprune.measure.quantiles import FloatArray, quantiles
+from yoloprune.prune.worth import bare_worth, check_finite, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -195,31 +196,6 @@ def _gamma(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     return np.where(np.isfinite(values), np.maximum(values, bare_worth(model, graph)), values)
 
 
-def bare_worth(model: nn.Module, graph: ChannelGraph) -> FloatArray:
-    """What the layers without a BatchNorm put into each unit, on the scale of a gamma.
-
-    A BatchNorm's output has a standard deviation of |gamma|. That of a bare layer, for inputs of
-    standard deviation 1, is the L2 norm of its weights for the channel; its bias is added. It is
-    zero exactly where the layer makes nothing, so that a unit is only as dead as its most alive
-    producer.
-
-    Returns:
-        float64 ``[n_units]``; 0 for a unit that no bare layer makes.
-    """
-    worth = np.zeros(graph.n_units)
-    biases = dict(model.named_parameters())
-    axes = [axis for axis in graph.out_axes if axis.module in graph.bare]
-    for axis in axes:
-        size = _rows(model, axis).double().square().sum(1).sqrt().cpu()
-        bias = biases.get(f"{axis.module}.bias")
-        if bias is not None and bias.numel() == size.numel():
-            size = size + bias.detach().double().abs().cpu()
-        found = size.numpy()
-        _check_finite(found, [axis])
-        np.maximum.at(worth, axis.units.ravel(), found)
-    return worth
-
-
 @criterion("l1", missing="no layer that creates it", sizes=True)
 def _l1(model: nn.Module, graph: ChannelGraph, reduce: Reduce) -> FloatArray:
     """L1 norm of the weights that make a channel, relative to the mean of its layer.
@@ -303,32 +279,16 @@ def _by_rows(
     found = []
     axes = list(graph.out_axes)
     for axis in axes:
-        values = size(_rows(model, axis))
+        values = size(rows_of(model, axis))
         if relative:  # wide layers have longer rows: else whole narrow ones would go first
             values = values / values.mean().clamp_min(torch.finfo(values.dtype).tiny)
         found.append(values)
     if not found:
         raise PlanError("model: no layer creates channels, so there is nothing to rank by.")
     scores = torch.cat(found).to("cpu", torch.float64).numpy()
-    _check_finite(scores, axes)
+    check_finite(scores, axes)
     units = np.concatenate([axis.units.ravel() for axis in axes])
     return reduce_by_label(scores, units, graph.n_units, reduce)
-
-
-def _rows(model: nn.Module, axis: TensorAxis) -> Tensor:
-    """The weights of each output channel, ``[C_out, weights]``, in the order of ``axis.units``."""
-    weight = model.get_parameter(axis.tensor).detach().float()
-    if weight.shape[axis.dim] != axis.units.shape[-1]:
-        raise PlanError(
-            f"{axis.tensor}: has {weight.shape[axis.dim]} output channels, expected the "
-            f"{axis.units.shape[-1]} of its channel graph. Trace the model again."
-        )
-    if axis.units.ndim > 1:
-        # A grouped transposed convolution: groups stand along the other axis.
-        groups, width = axis.units.shape
-        parts = weight.reshape(groups, -1, *weight.shape[1:]).movedim(axis.dim + 1, 1)
-        return parts.reshape(groups * width, -1)
-    return weight.movedim(axis.dim, 0).flatten(1)
 
 
 def gamma_quantiles(model: nn.Module, graph: ChannelGraph) -> dict[str, float]:
@@ -374,22 +334,8 @@ def _gammas(model: nn.Module, graph: ChannelGraph) -> tuple[FloatArray, IntArray
         )
     # One copy to the host: on a GPU a copy a layer would wait for the device each time.
     gammas = torch.cat(weights).to("cpu", torch.float64).numpy()
-    _check_finite(gammas, axes)
+    check_finite(gammas, axes)
     return gammas, np.concatenate([axis.units for axis in axes])
-
-
-def _check_finite(gammas: FloatArray, axes: list[TensorAxis]) -> None:
-    """Refuse a damaged model: NaN must mean "not scored" and nothing else."""
-    if np.isfinite(gammas).all():
-        return
-    ends = np.cumsum([axis.units.size for axis in axes])
-    for axis, part in zip(axes, np.split(gammas, ends[:-1]), strict=True):
-        bad = int((~np.isfinite(part)).sum())
-        if bad:
-            raise PlanError(
-                f"{axis.tensor}: {bad} of {part.size} scores are not finite numbers. Did its "
-                "training diverge, or is the file damaged?"
-            )
 
 
 def _one_of(names: Iterable[str]) -> str:
