@@ -210,6 +210,27 @@ def test_unreached_parameters_are_told_and_their_surroundings_frozen() -> None:
     assert graph.prunable[out["block.main.0"]].all()
 
 
+def test_what_a_rare_branch_of_the_model_itself_may_read_stays() -> None:
+    class Rare(nets.Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aux, self.rarely = nn.Conv2d(self.a[0].out_channels, 3, 1), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            if self.rarely:
+                return self.aux(x)
+            return self.out(self.b(x))
+
+    graph = trace(nets.randomised(Rare()))
+    out = lines(graph, "out")
+    assert graph.unreached == ("aux.weight", "aux.bias")
+    assert {graph.frozen[u] for u in out["a.0"]} == {
+        "aux.weight may read them, but no pass reached it"
+    }
+    assert graph.prunable[out["b.0"]].all()
+
+
 def test_norms_that_alone_read_a_layer() -> None:
     assert trace(nets.randomised(nets.Depthwise())).norm_of == {
         "a.0": "a.1",

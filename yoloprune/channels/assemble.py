@@ -120,6 +120,9 @@ def _unreached(tracer: Tracer, model: nn.Module) -> tuple[str, ...]:
             path = path.rpartition(".")[0]
             if path in tracer.entered:
                 _freeze_width(tracer, tracer.entered[path], widths, name)
+                if not path:  # of the model itself: it may read whatever a module gives
+                    left = [ids for found in tracer.left.values() for ids in found]
+                    _freeze_width(tracer, left, widths, name)
                 break
     return tuple(names)
 

@@ -6,6 +6,7 @@ that live or die together. Everything here speaks of units by number, ``0 … n_
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -159,6 +160,11 @@ class ChannelGraph:
     carried_outputs: tuple[int, ...] = ()
     products: tuple[Product, ...] = ()
     flows: tuple[Flow, ...] = ()
+
+    def reasons(self, most: int = 3) -> str:
+        """Why units are frozen, in words: the most frequent reasons and how many units each has."""
+        often = Counter(self.frozen.values()).most_common(most)
+        return "; ".join(f"{reason} ({count})" for reason, count in often)
 
     @property
     def prunable(self) -> BoolArray:

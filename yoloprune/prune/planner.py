@@ -136,7 +136,7 @@ class Planner:
                 there = self.costs.limited(np.ones(self.graph.n_units, dtype=bool), budget)
                 if all(n <= self.costs.limits(budget)[k] for k, n in there.items()):
                     raise PlanError(f"plan: nothing is to go, the network has {budget.asked}.")
-            raise PlanError(_why_nothing(scores, budget, total))
+            raise PlanError(_why_nothing(scores, budget, total, self.graph))
         gone = int(self._channels[remove].sum())
         reached = Reached(
             percent=gone / max(total, 1),
@@ -383,12 +383,11 @@ def _floors(budget: Budget) -> str:
     return held + (f", --round-to {budget.round_to}" if budget.round_to > 1 else "")
 
 
-def _why_nothing(scores: Scores, budget: Budget, total: int) -> str:
+def _why_nothing(scores: Scores, budget: Budget, total: int, graph: ChannelGraph) -> str:
     if total == 0:
-        return (
-            f"plan: no channel is both prunable and scored ({scores.missing}, or frozen). "
-            "`yoloprune info` names the reason of each layer."
-        )
+        unscored = int(graph.prunable.sum())
+        why = f"{graph.reasons()}; {scores.missing} ({unscored})" if unscored else graph.reasons()
+        return f"plan: no channel is both prunable and scored: {why}. `yoloprune info` tells where."
     return (
         f"plan: none of {total} prunable channels can go, all are held by {_held_by(budget)} or "
         "by a balance. Lower these, or raise --percent."
