@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yoloprune.channels.trace import refuse_untraceable
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import DataError, TraceError
 from yoloprune.measure.copies import device_of
@@ -54,6 +55,7 @@ def network(
     """
     if isinstance(model, nn.Module):
         inner = _unwrapped(model)
+        refuse_untraceable(inner)
         return Network(model=inner, source=None, detector=_is_detector(inner))
     if isinstance(model, tuple) and len(model) == 2:
         model, weights = model
@@ -114,6 +116,11 @@ def example_of(given: Tensor | None, model: Network) -> Tensor | None:
         raise TraceError(
             f"example_input: got {got}, expected one tensor [B, ...], a batch. Wrap a network that "
             "takes more in a module that takes one."
+        )
+    if not given.is_floating_point() and given.dtype != torch.uint8:
+        raise TraceError(
+            f"example_input: got {given.dtype}, expected floating-point numbers: cuts are tested "
+            "on random ones. Wrap a network of tokens in a module that takes their embeddings."
         )
     weight = next((p for p in model.model.parameters() if p.is_floating_point()), None)
     one = given[:1].detach()

@@ -193,9 +193,10 @@ def batch_norm(tracer: Tracer, args: Sequence[Any], out: Tensor) -> None:
     tracer.shadows.put(out, found.reshape(1, -1, *([1] * (out.ndim - 2))))
     reads = tracer.reads[-1]
     producer = reads.made_by.get(tracer.shadows.number(args[0]))
-    norm = tracer.name_of(args[1])
-    if producer is not None and norm is not None:
-        reads.normed[tracer.shadows.number(args[0])] = norm.rpartition(".")[0]
+    norm, leaf = (tracer.name_of(args[1]) or "").rpartition(".")[::2]
+    own = leaf == "weight" and tracer.name_of(args[3]) == f"{norm}.running_mean".lstrip(".")
+    if producer is not None and own:
+        reads.normed[tracer.shadows.number(args[0])] = norm
 
 
 def _vector(tracer: Tracer, vector: Tensor, ids: IdArray) -> None:

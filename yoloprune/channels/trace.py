@@ -61,6 +61,13 @@ def trace(
     Raises:
         TraceError: the model cannot be copied, or its forward pass fails.
     """
+    if example is not None and not (isinstance(example, Tensor) and example.is_floating_point()):
+        got = example.dtype if isinstance(example, Tensor) else type(example).__name__
+        raise TraceError(
+            f"example: got {got}, expected one tensor of floating-point numbers. Wrap a network "
+            "that takes others in a module that takes one."
+        )
+    refuse_untraceable(model)
     sides = SIZES if imgsz is None else (imgsz,)
     trouble: TraceError | None = None
     for given in (picture(model, side) for side in sides) if example is None else (example,):
@@ -72,6 +79,24 @@ def trace(
             trouble = trouble or exc
     assert trouble is not None
     raise trouble
+
+
+def refuse_untraceable(model: nn.Module) -> None:
+    """Say of networks whose modules cannot be watched, or have no weights yet, what to give.
+
+    Raises:
+        TraceError: it is one.
+    """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TraceError(
+            f"{type(model).__name__}: is TorchScript, whose modules cannot be changed. Give the "
+            "nn.Module that it was made from."
+        )
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in model.parameters()):
+        raise TraceError(
+            f"{type(model).__name__}: has lazy layers without weights. Run it once on a batch "
+            "first."
+        )
 
 
 def _traced(model: nn.Module, example: Tensor) -> ChannelGraph:

@@ -81,7 +81,7 @@ def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(conv_hook(name)))
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(norm_hook(name)))
     model(example)
     for handle in hooks:

@@ -272,7 +272,8 @@ def _split(
     weight = matrix(layer, model.get_parameter(f"{path}.weight").detach())
     weight = weight * _behind_norm(model, graph.norm_of.get(path), weight)
     found = []
-    for row, second, w in zip(np.atleast_2d(units), moments, weight, strict=True):
+    rows = units.reshape(len(weight), -1)  # of a transposed convolution they are not by group
+    for row, second, w in zip(rows, moments, weight, strict=True):
         channels = row.size
         w = w.view(-1, channels, w.shape[1])
         if len(second) == channels:  # the taps are taken together
