@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from yoloprune.cli.main import app
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load, save
 
@@ -87,3 +89,23 @@ def test_an_export_says_no_names_of_files_that_go_again(net: Path) -> None:
     assert ".yoloprune-export-" not in said and "Export complete" not in said
     assert done.stdout.splitlines()[0] == f"wrote {net.parent / 'out' / 'net.onnx'}"
     assert f"next: yoloprune bench {net} --runtimes onnxruntime" in done.stdout
+
+
+@pytest.mark.parametrize("target", ["net.cfg", "shot.png", "new.txt"])
+def test_json_goes_to_a_json_file_alone(tmp_path: Path, target: str) -> None:
+    """In other tools --json takes no file: the network behind it is not to be replaced."""
+    file = tmp_path / target
+    if target != "new.txt":
+        file.write_text("mine")
+    done = CliRunner().invoke(app, ["info", "yoloprune-demo.cfg", "--json", str(file)])
+    assert done.exit_code == 2 and "ends with" in done.stderr
+    assert (file.read_text() == "mine") if file.exists() else target == "new.txt"
+
+
+def test_json_does_not_replace_what_is_read(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text("{}")
+    words = ["slim", "yoloprune-demo.cfg", "--plan", str(plan), "--json", f"{plan}"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and "is read, too, and would be overwritten" in done.stderr
+    assert plan.read_text() == "{}"

@@ -92,7 +92,7 @@ def refuse_untraceable(model: nn.Module) -> None:
             f"{type(model).__name__}: is TorchScript, whose modules cannot be changed. Give the "
             "nn.Module that it was made from."
         )
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in model.parameters()):
+    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
         raise TraceError(
             f"{type(model).__name__}: has lazy layers without weights. Run it once on a batch "
             "first."

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from yoloprune.cli.panels import COMMANDS, Command, command_group
 from yoloprune.cli.spelling import spelled
-from yoloprune.errors import YoloPruneError
+from yoloprune.errors import FormatError, YoloPruneError
 from yoloprune.plain import plain
 from yoloprune.version import __version__
 
@@ -134,6 +134,30 @@ def _apart(json_file: Path | None) -> Iterator[None]:
         OUTPUT.reset(token)
 
 
+def _keep_inputs(options: Mapping[str, Any]) -> None:
+    """Let --json not overwrite what another argument names.
+
+    Raises:
+        FormatError: it would.
+    """
+    target = options.get("json_file")
+    if not isinstance(target, Path) or not target.is_file():
+        return
+    for name, value in options.items():
+        for given in value if isinstance(value, (list, tuple)) else [value]:
+            if name != "json_file" and isinstance(given, (str, Path)) and _same(given, target):
+                raise FormatError(
+                    f"--json: {target} is read, too, and would be overwritten. Name another file."
+                )
+
+
+def _same(given: str | Path, target: Path) -> bool:
+    try:
+        return target.samefile(given)
+    except (OSError, ValueError):  # no file at all
+        return False
+
+
 def tell_error(error: YoloPruneError) -> None:
     """One line on what is wrong."""
     print(f"yoloprune: {plain(str(error))}", file=sys.stderr, flush=True)
@@ -150,6 +174,7 @@ def command(function: Function) -> Function:
         logging.basicConfig(level=logging.WARNING, handlers=[told], force=True)
         logging.getLogger("yoloprune").setLevel(_level(options))
         try:
+            _keep_inputs(options)
             with _apart(options.get("json_file")):
                 function(*args, **options)
         except YoloPruneError as exc:

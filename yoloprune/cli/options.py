@@ -44,11 +44,33 @@ HeldSplitOpt = Annotated[
 ]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, 0, cuda:0 …; a GPU if there is one.")]
 ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.", min=32)]
+
+
+def _json_target(path: Path | None) -> Path | None:
+    """Refuse what is no JSON file: a picture or a network that was meant to be read."""
+    if (
+        path is None
+        or path == STANDARD
+        or (path.exists() and not (path.is_file() or path.is_dir()))
+    ):
+        return path
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder, expected a file that is written.")
+    if path.suffix.lower() != ".json":
+        raise typer.BadParameter(
+            f"got {path}, expected the file that is written, whose name ends with .json, "
+            "or - for standard output."
+        )
+    return path
+
+
 JsonOpt = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        help="Write the result here as JSON; - is standard output, and all else goes to the other.",
+        callback=_json_target,
+        help="Write the result to this .json file; - is standard output, and all else goes to the "
+        "other.",
     ),
 ]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
