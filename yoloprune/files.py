@@ -81,6 +81,8 @@ def replacing_together(*targets: Path) -> Iterator[tuple[Path, ...]]:
 def _temporary(target: Path) -> Iterator[Path]:
     """An empty file of our own beside the target, gone at the end unless it was renamed."""
     try:
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise YoloPruneError(f"{target}: is a device or a pipe, expected a file.")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent)
     except OSError as exc:

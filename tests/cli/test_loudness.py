@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from yoloprune.cli.main import app
+from yoloprune.errors import YoloPruneError
+from yoloprune.files import write_bytes
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import load, save
 
@@ -100,6 +102,19 @@ def test_json_goes_to_a_json_file_alone(tmp_path: Path, target: str) -> None:
     done = CliRunner().invoke(app, ["info", "yoloprune-demo.cfg", "--json", str(file)])
     assert done.exit_code == 2 and "ends with" in done.stderr
     assert (file.read_text() == "mine") if file.exists() else target == "new.txt"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_json_goes_through_a_pipe_and_leaves_it_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    words = [sys.executable, "-m", "yoloprune", "targets", "--json", str(pipe)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        told = json.loads(pipe.read_text())
+    assert process.returncode == 0 and told["targets"] and pipe.is_fifo()
+    with pytest.raises(YoloPruneError, match="is a device or a pipe, expected a file"):
+        write_bytes(pipe, b"x")
+    assert pipe.is_fifo()
 
 
 def test_json_does_not_replace_what_is_read(tmp_path: Path) -> None:

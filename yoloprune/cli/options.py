@@ -208,12 +208,15 @@ _ELSEWHERE = ("dla", "npu", "xpu", "tpu", "intel")
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:
     """Write a record where --json asks for it."""
+    text = json.dumps(record, indent=2) + "\n"
     if path == STANDARD:
-        print(json.dumps(record, indent=2), file=OUTPUT.get(), flush=True)
+        print(text, end="", file=OUTPUT.get(), flush=True)
+    elif path is not None and path.exists() and not path.is_file():  # a device, a pipe
+        path.write_text(text, encoding="utf-8")
     elif path is not None:
         from yoloprune.files import write_bytes
 
-        write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
+        write_bytes(path, text.encode())
 
 
 def is_first() -> bool:
