@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import yoloprune.prune.slim as pipeline
-from yoloprune.errors import CutError, FormatError, PlanError
+from yoloprune.errors import CutError, FormatError, MeasureError, PlanError
 from yoloprune.measure.demo_data import ShapesSpec, write_shapes
 from yoloprune.models.door import Source, load
 from yoloprune.prune.budget import Budget
@@ -65,6 +65,17 @@ def test_accuracy_stands_beside_size_where_data_is_given(tmp_path: Path) -> None
     # trained sparse for this very cut, which therefore costs next to nothing
     assert summary["after"]["AP50"] == pytest.approx(summary["before"]["AP50"], abs=0.05)
     assert summary["warnings"] == []
+
+
+def test_other_classes_are_told_before_anything_is_cut(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "data", ShapesSpec(images=1, val=2, seed=3))
+    named = data.read_text()
+    assert "names:" in named
+    data.write_text(named[: named.index("names:")] + "names: [a, b, c, d]\n")
+    model, source = load("yoloprune-demo.cfg")
+    with pytest.raises(MeasureError, match="names 4 classes, the model knows 3"):
+        slim(model, source, options(tmp_path / "out", data=str(data)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_splitting_routes_is_for_darknet(tmp_path: Path) -> None:

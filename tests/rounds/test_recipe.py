@@ -212,7 +212,14 @@ def test_what_sparsify_chose_is_not_chosen_again(slim: str) -> None:
         ("imgsz: 160", "[1, 2]: 3", "r.yaml:3: a key must be a word."),
         ("imgsz: 160", "seed: 2020-13-45", "r.yaml:3: is no YAML ('2020-13-45' is no timestamp)."),
         ("imgsz: 160", "seed: &a {x: *a}", "r.yaml"),
-        ("lr0: 0.001", "epochs: 3", "r.yaml:4: settings: --set epochs: is not for --set. Use --"),
+        ("lr0: 0.001", "epochs: 3", "r.yaml:4: settings: epochs: is not for --set. Use --"),
+        (
+            "lr0: 0.001",
+            "lr: 3",
+            "r.yaml:4: settings: lr: is no setting of Ultralytics. Did",
+        ),
+        ("lr0: 0.001", "optimizer: Foo", "r.yaml:4: settings: optimizer=Foo: unknown, expected"),
+        ("lr0: 0.001", "lr0: -x", "r.yaml:4: settings: lr0=-x: "),
         ("lr0: 0.001", "lr0: 2020-01-01", "r.yaml:4: settings: values must be numbers, texts"),
         (
             "  epochs: 20",

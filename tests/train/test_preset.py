@@ -15,7 +15,7 @@ from yoloprune.darknet.cfg import parse_cfg
 from yoloprune.darknet.network import DarknetModel
 from yoloprune.errors import TrainError
 from yoloprune.prune.budget import Budget
-from yoloprune.train.options import SparsityOptions, TrainOptions
+from yoloprune.train.options import SparsityOptions, TrainOptions, parse_settings
 from yoloprune.train.preset import Schedule, settings
 from yoloprune.train.run import train
 from yoloprune.train.trainer import KeepingDetectionTrainer
@@ -179,3 +179,30 @@ def test_a_schedule_of_any_length_rises_once_and_falls_to_its_end(steps: int) ->
 def test_what_does_not_go_together_is_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainError, match=message):
         TrainOptions(data="d.yaml", epochs=1, imgsz=64, **flags)
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [("lr0=1e-3", 0.001), ("lr0=1E-2", 0.01), ("lr0=.5e-1", 0.05), ("box=7", 7), ("name=1e", "1e")],
+)
+def test_settings_are_read_as_ultralytics_reads_them(item: str, value: object) -> None:
+    from ultralytics.cfg import smart_value
+
+    assert list(parse_settings([item]).values()) == [value]
+    assert smart_value(item.partition("=")[2]) == value
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"lr00": 0.1}, "--set lr00: is no setting of Ultralytics. Did you mean lr0?"),
+        ({"lr0": "abc"}, "--set lr0=abc: "),
+        ({"fraction": -1.0}, "--set fraction=-1.0: "),
+        ({"optimizer": "Foo"}, "--set optimizer=Foo: unknown"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_written(
+    extra: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TrainError, match=message):
+        TrainOptions(data="d.yaml", imgsz=64, extra=extra)

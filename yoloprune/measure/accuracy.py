@@ -182,18 +182,28 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
     Raises:
         MeasureError: it names another number of classes than the model knows.
     """
-    known, shown = class_count(model), len(dataset.names)
-    if known != shown:
-        raise MeasureError(
-            f"{dataset.source}: names {shown} classes, the model knows {known}."
-            " Is this the data set that it was trained for?"
-        )
+    check_class_count(model, dataset)
     names: Any = model.names
+    known = class_count(model)
     ordered = tuple(names[i] for i in range(known)) if isinstance(names, dict) else tuple(names)
     if ordered != dataset.names and sorted(ordered) == sorted(dataset.names):
         logger.warning(
             "%s: names the model's classes in another order; AP compares ids, not names.",
             dataset.source,
+        )
+
+
+def check_class_count(model: nn.Module, dataset: Dataset) -> None:
+    """Refuse a data set of other classes.
+
+    Raises:
+        MeasureError: it names another number of classes than the model knows.
+    """
+    known, shown = class_count(model), len(dataset.names)
+    if known != shown:
+        raise MeasureError(
+            f"{dataset.source}: names {shown} classes, the model knows {known}."
+            " Is this the data set that it was trained for?"
         )
 
 

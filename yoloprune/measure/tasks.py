@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from yoloprune.errors import DataError, MeasureError, first_line
-from yoloprune.measure.accuracy import Accuracy, Seen, evaluate
+from yoloprune.measure.accuracy import Accuracy, Seen, check_class_count, evaluate
 from yoloprune.measure.copies import device_of, find_device, float32_copy
 from yoloprune.measure.data import Dataset, load_dataset
 from yoloprune.measure.detect import DetectOptions, class_count
@@ -96,12 +96,14 @@ def check_data(model: nn.Module, data: str | Path, split: str = "val") -> Datase
 
     Raises:
         DataError: the data set is missing, malformed, or of another task.
-        MeasureError: the task is not measured.
+        MeasureError: the task is not measured, or the model knows other classes.
     """
     task = check_measured(model)
     check_split(split)
     if task in BOXES:
-        return load_dataset(data, split=split, task=task)
+        dataset = load_dataset(data, split=split, task=task)
+        check_class_count(model, dataset)
+        return dataset
     if task == "classify":
         if not (Path(data) / split).is_dir():
             raise DataError(f"{data}: has no folder {split}, expected a folder a class in it.")

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from yoloprune.errors import RecipeError
+from yoloprune.errors import RecipeError, TrainError
 from yoloprune.prune.budget import Budget, Precision
 from yoloprune.rounds.cuts import Section, SlimSection, as_value_error
 from yoloprune.texts import (
@@ -39,6 +39,7 @@ from yoloprune.train.options import (
     Preset,
     SparsityOptions,
     check_settings,
+    number,
 )
 
 Epochs = Annotated[int, Field(ge=1, strict=True)]
@@ -46,12 +47,15 @@ Settings = dict[str, Any]
 
 
 def _checked_settings(settings: Settings) -> Settings:
-    with as_value_error():
-        check_settings(settings)
+    settings = {key: number(value) for key, value in settings.items()}
     try:
         json.dumps(settings)
     except (TypeError, ValueError) as exc:
         raise ValueError("values must be numbers, texts, true, false, lists or maps") from exc
+    try:
+        check_settings(settings)
+    except TrainError as exc:
+        raise ValueError(str(exc).removeprefix("--set ")) from exc
     return settings
 
 

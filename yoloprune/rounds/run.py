@@ -24,7 +24,7 @@ from yoloprune.files import (
     held,
     sweep,
 )
-from yoloprune.measure.accuracy import evaluate
+from yoloprune.measure.accuracy import check_class_count, evaluate
 from yoloprune.measure.data import load_dataset
 from yoloprune.measure.detect import DetectOptions
 from yoloprune.measure.runtimes import runtime_here
@@ -143,6 +143,8 @@ class _Run:
                 f"expected one of {', '.join(BOXES)}."
             )
         self.dataset = load_dataset(recipe.data, split="val", task=task)
+        if recipe.train is None:  # which would give the network other classes
+            check_class_count(self.start, self.dataset)
         identity = {
             "model_sha256": digest(self.source),
             **recipe.model_dump(mode="json"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
-from yoloprune.errors import TrainError
+from yoloprune.errors import TrainError, first_line
 from yoloprune.prune.budget import Budget
 
 if TYPE_CHECKING:
@@ -254,15 +256,40 @@ OWN = {
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Make sure that settings are Ultralytics' alone.
+    """Make sure that settings are Ultralytics' alone, and have values that it takes.
 
     Raises:
-        TrainError: one of them has a flag of its own.
+        TrainError: one of them has a flag of its own, is unknown, or out of range.
     """
+    if not settings:
+        return
     for key in settings:
         if key in OWN:
             instead = f" Use {OWN[key]}." if OWN[key] else ""
             raise TrainError(f"--set {key}: is not for --set.{instead}")
+    from ultralytics.cfg import DEFAULT_CFG_DICT, check_cfg
+
+    for key, value in settings.items():
+        if key not in DEFAULT_CFG_DICT:
+            near = get_close_matches(key, DEFAULT_CFG_DICT, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise TrainError(f"--set {key}: is no setting of Ultralytics.{meant}")
+        try:
+            check_cfg({key: value})
+        except (TypeError, ValueError) as exc:
+            raise TrainError(f"--set {key}={value}: {first_line(exc)}") from exc
+    optimizer = settings.get("optimizer", "auto")
+    if str(optimizer).lower() not in _optimizers():
+        raise TrainError(
+            f"--set optimizer={optimizer}: unknown, expected auto, SGD, AdamW, or one of torch's."
+        )
+
+
+def _optimizers() -> set[str]:
+    """Names of those that Ultralytics builds, in small letters."""
+    import torch
+
+    return {"auto", "musgd", *(name.lower() for name in torch.optim.__all__)}
 
 
 def choice(flag: str, value: str, kind: type[Choice] | Any) -> Choice:
@@ -275,6 +302,13 @@ def choice(flag: str, value: str, kind: type[Choice] | Any) -> Choice:
     if value not in known:
         raise TrainError(f"{flag}: unknown, got {value!r}, expected {', '.join(known)}.")
     return cast(Choice, value)
+
+
+def number(value: Any) -> Any:
+    """A text such as ``1e-3`` as the number that it is to Ultralytics; YAML wants ``1.0e-3``."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
+        return float(value)
+    return value
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, Any]:
@@ -291,7 +325,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise TrainError(f"--set: expected key=value, got '{item}'.")
         try:
-            settings[key.strip()] = yaml.safe_load(value)
+            settings[key.strip()] = number(yaml.safe_load(value))
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
             raise TrainError(f"--set {key}: is no YAML value, got '{value}'.") from exc
     return settings
