@@ -235,9 +235,12 @@ def test_too_few_pictures_or_wrong_shares(tmp_path: Path) -> None:
     [
         (lambda d: d.pop("by"), "is no sensitivity file"),
         (lambda d: d["measured"][0].update(extra=1), "is no sensitivity file"),
-        (lambda d: d.update(version=7), "version, by or a number is none"),
-        (lambda d: d["measured"][0].update(before="x"), "version, by or a number is none"),
-        (lambda d: d["measured"][0].update(removed=2), "loses no share between 0 and 1"),
+        (lambda d: d.update(version=7), "version 7 or by"),
+        (lambda d: d["measured"][0].update(before="x"), r"measured\[0\].before: got 'x'"),
+        (lambda d: d["measured"][0].update(removed=2), r"measured\[0\].removed: got 2"),
+        (lambda d: d["measured"][1].update(macs=-5), r"measured\[1\].macs: got -5"),
+        (lambda d: d["measured"][0].pop("part"), r"measured\[0\].part: is missing"),
+        (lambda d: d.update(measured=[]), "holds no part"),
         (lambda d: d.update(measured=3), "is no sensitivity file"),
     ],
 )

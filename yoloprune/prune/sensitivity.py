@@ -12,9 +12,10 @@ loss are those of PaddleSlim's ``get_ratios_by_loss``.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -272,19 +273,65 @@ def _curve(measured: Sequence[Measurement]) -> tuple[FloatArray, FloatArray]:
 
 def _parse(text: str, path: Path) -> Sensitivity:
     try:
-        data: dict[str, Any] = json.loads(text)
-        rows = tuple(Measurement(**row) for row in data.pop("measured"))
-        made = Sensitivity(**data, measured=rows)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        data = json.loads(text)
+        if not isinstance(data, dict) or not isinstance(data.get("measured"), list):
+            raise ValueError("measured: expected a list")
+        rows = tuple(
+            Measurement(**_checked(row, Measurement, f"measured[{i}].", _RANGES))
+            for i, row in enumerate(data.pop("measured"))
+        )
+        known = {"version": VERSION, "measured": rows, **data}
+        made = Sensitivity(**_checked(known, Sensitivity, "", {"full": (-math.inf, math.inf)}))
+        if made.version != VERSION or made.by not in get_args(By):
+            raise ValueError(
+                f"version {made.version!r} or by {made.by!r} is none that is read here"
+            )
+        if not rows:
+            raise ValueError("measured: holds no part, expected at least one")
+    except (ValueError, RecursionError) as exc:
         raise PlanError(
             f"{path}: is no sensitivity file ({exc}). `yoloprune sensitivity` makes one."
         ) from exc
-    numbers = [n for m in rows for n in (m.share, m.removed, m.macs, m.before, m.after or 0.0)]
-    sound = all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
-    if made.version != VERSION or made.by not in get_args(By) or not sound:
-        raise PlanError(
-            f"{path}: version, by or a number is none that this yoloprune reads. Measure again."
-        )
-    if any(not isinstance(m.part, str) or not 0 < m.removed <= 1 for m in rows):
-        raise PlanError(f"{path}: a part has no name, or loses no share between 0 and 1.")
     return made
+
+
+_RANGES = {
+    "share": (0.0, 1.0),
+    "removed": (0.0, 1.0),
+    "macs": (0.0, 1.0 + 1e-9),
+    "before": (-1.0, math.inf),
+    "after": (-1.0, math.inf),
+    "seconds": (-math.inf, math.inf),
+}
+"""What the numbers of a measurement can be: shares; losses, and small gains."""
+
+
+def _checked(
+    row: Any, kind: type, where: str, ranges: Mapping[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """The fields of a record from a file.
+
+    Raises:
+        ValueError: one is missing, unknown, no number or out of range.
+    """
+    names = [field.name for field in fields(kind)]
+    if not isinstance(row, dict):
+        raise ValueError(f"{where.rstrip('.')}: expected an object")
+    for name in names:
+        if name not in row:
+            raise ValueError(f"{where}{name}: is missing")
+    for name, value in row.items():
+        if name not in names:
+            raise ValueError(f"{where}{name}: is unknown")
+        if name not in ranges:
+            if name in ("part", "model", "identity", "criterion") and not isinstance(value, str):
+                raise ValueError(f"{where}{name}: got {value!r}, expected a text")
+            continue
+        low, high = ranges[name]
+        if value is None and name == "after":
+            continue
+        fits = isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
+        if not fits or (value == 0 and name in ("share", "removed")):
+            least = "above 0" if name in ("share", "removed") else f"from {low:g}"
+            raise ValueError(f"{where}{name}: got {value!r}, expected a number {least} to {high:g}")
+    return row
