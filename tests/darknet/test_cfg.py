@@ -302,3 +302,10 @@ def test_files_that_are_no_cfg(tmp_path: Path) -> None:
     (tmp_path / "b.cfg").write_bytes(b"[net]\nwidth=1\n\0\0\x7f")
     with pytest.raises(CfgError, match="b.cfg: is a binary file, expected the text"):
         read_cfg(tmp_path / "b.cfg")
+
+
+def test_options_behind_a_heading_are_not_lost() -> None:
+    text = "[net]\nwidth=32\n\n[maxpool]size=2\nstride=2\n"
+    with pytest.raises(CfgError, match=r"n\.cfg:4: text behind a \[section\], got 'size=2'"):
+        parse_cfg(text, "n.cfg")
+    assert len(parse_cfg(text.replace("size=2", " # size=2"), "n.cfg").layers) == 1

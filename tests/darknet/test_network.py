@@ -476,6 +476,7 @@ def test_a_head_that_something_reads() -> None:
         ("width=0\nheight=32\nchannels=3\n", r"^n\.cfg:2 \[net\]: width must be in 8\.\.16384"),
         ("width=32\nheight=99999\nchannels=3\n", r"height must be in 8\.\.16384, got 99999"),
         ("width=32\nheight=32\nchannels=0\n", r"channels must be in 1\.\.65536, got 0"),
+        ("width=32\nheight=32\nchannels=1\n", r"n\.cfg:4 \[net\]: channels must be 3, got 1: pict"),
         ("width=36\nheight=36\nchannels=3\n", r"does not divide the input 3x36x36"),
     ],
 )  # fmt: skip

@@ -160,6 +160,7 @@ class TestDarknet:
             ("classes = 2", "classes = two", "classes: expected a positive integer, got 'two'"),
             ("# comment", "comment", r"obj\.data:2: expected 'key = value', got 'comment'"),
             ("valid =", "ignored =", "has no valid: entry"),
+            ("# comment", "valid = x", r"obj\.data:\d: 'valid' stands twice"),
             ("obj.names", "no.names", r"names: data/no\.names does not exist"),
             ("valid.txt", "no.txt", r"valid: 0 images found: data/no\.txt does not exist"),
         ],
@@ -169,6 +170,20 @@ class TestDarknet:
 
         with pytest.raises(DataError, match=message):
             load_dataset(data)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a\n\nb\n", r"x\.names:2: is empty, and counts as a class"),
+        ("\n \n", "holds no class name"),
+    ],
+)
+def test_names_of_darknet_are_counted_by_lines(tmp_path: Path, names: str, message: str) -> None:
+    (tmp_path / "x.data").write_text("classes = 2\nnames = x.names\nvalid = v.txt\n")
+    (tmp_path / "x.names").write_text(names)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path / "x.data")
 
 
 def test_other_files_are_refused(write: Write) -> None:
@@ -190,7 +205,7 @@ def test_shared_sets(shared: Path) -> None:
 
 def test_an_error_about_keys_stays_a_line(tmp_path: Path) -> None:
     file = tmp_path / "case.data"
-    file.write_text(f"{'[' * 3000} = 1\nnames = two.names\nclasses=2\n{'k' * 50} = 2\n" * 3)
+    file.write_text(f"{'[' * 3000} = 1\nnames = two.names\nclasses=2\n{'k' * 50} = 2\n")
     (tmp_path / "two.names").write_text("a\nb\n")
     with pytest.raises(DataError, match=r"has no valid: entry") as raised:
         load_dataset(file)

@@ -264,6 +264,12 @@ def parse_cfg(text: str, source: str = "cfg") -> Cfg:
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(raw)], strict=True), -1):
         match = _HEADING.match(raw[start])
         assert match
+        behind = raw[start][match.end() :].strip()
+        if behind and behind[0] not in "#;":
+            raise CfgError(
+                f"{source}:{start + 1}: text behind a [section], got '{_printable(behind)}'. Give "
+                "it a line of its own."
+            )
         name = re.sub(r"\s", "", match[1])
         kind = ALIASES.get(name, name)
         lines = raw[start:end]

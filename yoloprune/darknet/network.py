@@ -21,6 +21,7 @@ from yoloprune.darknet.weights import Field, Header, read_weights, write_weights
 from yoloprune.errors import CfgError, WeightsError
 from yoloprune.limits import check_memory
 
+_COLOURS = 3
 _COPIES = 4
 """Of its weights that a network may need at once."""
 
@@ -168,8 +169,13 @@ def _alive(shapes: Sequence[Shape], sources: Sequence[tuple[int, ...]]) -> int:
 
 def _walk(cfg: Cfg) -> tuple[Shape, tuple[Shape, ...], list[tuple[nn.Module, tuple[int, ...]]]]:
     """Make every section's module, following the shapes."""
+    channels = cfg.net.get_int("channels", low=1, high=MAX_CHANNELS)
+    if channels != _COLOURS:
+        raise cfg.net.error(
+            "channels", f"channels must be {_COLOURS}, got {channels}: pictures are read in colour."
+        )
     net = Shape(
-        cfg.net.get_int("channels", low=1, high=MAX_CHANNELS),
+        channels,
         cfg.net.get_int("height", low=8, high=MAX_SIDE),
         cfg.net.get_int("width", low=8, high=MAX_SIDE),
     )

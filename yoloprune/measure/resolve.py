@@ -234,6 +234,8 @@ def _described_by_darknet(source: Path) -> Description:
         key, equals, value = line.partition("=")
         if not equals:
             raise DataError(f"{source}:{number}: expected 'key = value', got {_shown(line)}.")
+        if key.strip() in content:
+            raise DataError(f"{source}:{number}: {_shown(key.strip())} stands twice.")
         content[key.strip()] = value.strip()
     roots = (source.parent, source.parent.parent, Path())
     names = _darknet_names(content, roots, source)
@@ -258,9 +260,13 @@ def _darknet_names(
             raise DataError(f"{source}: has neither names nor classes.")
         return tuple(f"class_{i}" for i in range(int(count)))
     path = _find(content["names"], roots, where=f"{source}: names")
-    lines = read_text(path, DataError).splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
+    names = tuple(line.strip() for line in read_text(path, DataError).rstrip().split("\n"))
+    if "" in names and any(names):
+        raise DataError(
+            f"{path}:{names.index('') + 1}: is empty, and counts as a class in Darknet. Name it, "
+            "or take it out."
+        )
+    if not any(names):
         raise DataError(f"{path}: holds no class name.")
     if count is not None and int(count) != len(names):
         raise DataError(f"{source}: classes says {count}, {path} has {len(names)} names.")
