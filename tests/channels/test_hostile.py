@@ -82,6 +82,36 @@ class SplitByAttributes(Block):
         return torch.cat((right, left), 1)
 
 
+class Checked(Block):
+    """Asserts the width that it was made for, which is an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim = 8
+
+    def between(self, x: Tensor) -> Tensor:
+        _, c, _, _ = x.shape
+        assert c == self.dim, f"got {c} channels, expected {self.dim}"
+        return x
+
+
+class CheckedInDigits(Block):
+    def between(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 8:
+            raise ValueError("expected 8 channels")
+        return x
+
+
+class ShortcutWhereWidthsAgree(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b, self.width = nets.conv(8, 8), 8
+
+    def between(self, x: Tensor) -> Tensor:
+        y = self.b(x)
+        return x + y if x.shape[1] == self.width and x.shape == y.shape else y
+
+
 class PixelUnshuffled(Block):
     def __init__(self) -> None:
         super().__init__(32)
@@ -268,6 +298,9 @@ FIFTEEN: tuple[tuple[type[nn.Module], str | None], ...] = (
 MORE: tuple[tuple[type[nn.Module], str | None], ...] = (
     (SplitByAttributes, None),
     (PixelUnshuffled, None),
+    (Checked, None),
+    (CheckedInDigits, "their number is compared in the model"),
+    (ShortcutWhereWidthsAgree, None),
     (FocusSlices, None),
     (BlurPool, None),
     (CoordConv, None),

@@ -7,10 +7,10 @@ model; to the tracer it is a polynomial over the places that it was read from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from yoloprune.channels.ids import IdArray
 
@@ -71,33 +71,70 @@ def _times(a: Terms, b: Terms) -> Terms:
     return total
 
 
+class Watch(Protocol):
+    """Who is told what became of traced integers."""
+
+    def on_rigid(self, value: TracedInt) -> None:
+        """Its value was used."""
+
+    def on_equal(self, value: TracedInt, other: int) -> None:
+        """It was found to equal another integer."""
+
+
 class TracedInt(int):
     """An ``int`` that knows the polynomial it was computed by.
 
     Sums, products and exact divisions stay traced. Uses whose result depends on the value in
     another way (a power, a true division, ``float``) are told to ``on_rigid``: the value, and
-    so the channels behind it, must not change. Comparisons and remainders are not: they
-    steer, and the self-test of a cut watches over them, as over ``1.5 * n``, which Python
-    computes without asking.
+    so the channels behind it, must not change. An equality that holds is told to ``on_equal``:
+    it must hold after a cut, too. Other comparisons and remainders are not: they steer, and the
+    self-test of a cut watches over them, as over ``1.5 * n``, which Python computes without
+    asking.
     """
 
     terms: Terms
-    on_rigid: Callable[[TracedInt], None]
+    watch: Watch
 
     @staticmethod
-    def of(value: int, source: Source, on_rigid: Callable[[TracedInt], None]) -> TracedInt:
+    def of(value: int, source: Source, watch: Watch) -> TracedInt:
         """A traced integer read from ``source``."""
-        return TracedInt._make(value, {((source, 1),): Fraction(1)}, on_rigid)
+        return TracedInt._make(value, {((source, 1),): Fraction(1)}, watch)
 
     @staticmethod
-    def _make(value: int, terms: Terms, on_rigid: Callable[[TracedInt], None]) -> TracedInt:
+    def _make(value: int, terms: Terms, watch: Watch) -> TracedInt:
         made = int.__new__(TracedInt, value)
         made.terms = terms
-        made.on_rigid = on_rigid
+        made.watch = watch
         return made
 
     def _derive(self, value: int, terms: Terms) -> int:
-        return TracedInt._make(value, terms, self.on_rigid)
+        return TracedInt._make(value, terms, self.watch)
+
+    def on_rigid(self, value: TracedInt) -> None:
+        """Tell of a use that depends on the value."""
+        self.watch.on_rigid(value)
+
+    def __eq__(self, other: object) -> bool:
+        result = int.__eq__(self, other)
+        if result is True and isinstance(other, int) and self is not other:
+            self.watch.on_equal(self, other)
+        return result
+
+    def __ne__(self, other: object) -> bool:
+        result = int.__ne__(self, other)
+        if result is False and isinstance(other, int) and self is not other:
+            self.watch.on_equal(self, other)
+        return result
+
+    __hash__ = int.__hash__
+
+    def axis(self) -> Dim | None:
+        """The axis that it is the whole size of; None of what was computed or is an attribute."""
+        if len(self.terms) != 1:
+            return None
+        ((monomial, factor),) = self.terms.items()
+        whole = factor == 1 and len(monomial) == 1 and monomial[0][1] == 1
+        return monomial[0][0] if whole and isinstance(monomial[0][0], Dim) else None
 
     def sources(self) -> Iterator[Source]:
         """Every place that the value was read from."""

@@ -205,6 +205,11 @@ def _of_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is a layer of torch, whose checks of sizes are not the model's."""
+    return _of_torch(module) and not any(True for _ in module.children())
+
+
 def _plant(tracer: Tracer, skeleton: nn.Module) -> None:
     """Make every integer attribute of a composite module remember its place."""
     for path, module in skeleton.named_modules():
@@ -226,7 +231,7 @@ def _planted(tracer: Tracer, path: str, name: str, value: Any) -> Any:
 
 def _remember(tracer: Tracer, attr: Attr, value: int) -> TracedInt:
     tracer.sizes.values[attr] = value
-    return TracedInt.of(value, attr, tracer.on_rigid)
+    return TracedInt.of(value, attr, tracer)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -261,7 +266,11 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return intercept(self._tracer, func, args, kwargs or {})
+        self._tracer.judging += 1
+        try:
+            return intercept(self._tracer, func, args, kwargs or {})
+        finally:
+            self._tracer.judging -= 1
 
 
 HANDING_ON = ("ultralytics.nn.modules.head",)
@@ -291,12 +300,14 @@ class _Hooks:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             tracer.place.append(path)
             given = tensors_in((args, kwargs))
+            tracer.judging += 1
             with torch._C.DisableTorchFunction():
                 tracer.entered[path] = list(_ids(tracer, given))
                 self._given.append({_sight(tensor) for tensor in given})
                 self._read.append(Opaque.enter(tracer, module, given))
                 if type(module).__name__ in FROZEN_NORMS:
                     tracer.frozen_norm(path, given)
+            tracer.judging -= not _is_layer(module)
 
         return enter
 
@@ -308,6 +319,7 @@ class _Hooks:
             results = tensors_in(output)
             given = self._given.pop()
             opaque = self._read.pop()
+            tracer.judging += not _is_layer(module)
             with torch._C.DisableTorchFunction():
                 if opaque is not None:
                     opaque.leave(tracer, results)
@@ -316,6 +328,7 @@ class _Hooks:
                     same = {_sight(t): t for t in results if _sight(t) in given}
                     if len(same) < len({key(t) for t in results}):
                         self.carried.update(same)
+            tracer.judging -= 1
 
         return leave
 

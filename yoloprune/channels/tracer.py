@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from yoloprune.channels.graph import Role
-from yoloprune.channels.ids import NONE, IdArray, Ids
-from yoloprune.channels.provenance import Attr, Dim, TracedInt
+from yoloprune.channels.ids import NONE, IdArray, Ids, line
+from yoloprune.channels.provenance import Attr, Dim, TracedInt, terms_of
 from yoloprune.channels.shadow import Shadows, compact, key
 from yoloprune.channels.sizes import Sizes
 
@@ -53,6 +53,7 @@ class Tracer:
         vectors: storage of a vector that was computed element by element from parameters and
             buffers → these; of the current pass.
         quiet: while true, operations are neither followed nor judged.
+        judging: above 0 while what runs is not the model's own code but torch's, or the tracer's.
         shape: sizes that the running function asks for, one each axis of its result; an entry
             is a (traced) integer, or ``None`` for "whatever is left".
     """
@@ -68,6 +69,7 @@ class Tracer:
         self.reads: list[Reads] = []
         self.place: list[str] = []
         self.quiet = False
+        self.judging = 0
         self.shape: list[int | None] | None = None
         self.tensors: dict[int, tuple[str, Tensor]] = {}
         self.vectors: dict[int, tuple[Tensor, ...]] = {}
@@ -208,7 +210,18 @@ class Tracer:
 
     def size(self, ids: IdArray, axis: int) -> TracedInt:
         """The size of an axis, handed to the model."""
-        return TracedInt.of(ids.shape[axis], Dim(ids, axis), self.on_rigid)
+        return TracedInt.of(ids.shape[axis], Dim(ids, axis), self)
+
+    def on_equal(self, value: TracedInt, other: int) -> None:
+        """The model found a number of channels to be what it expects: it must find it again."""
+        if self.quiet or self.judging:
+            return
+        for one, wanted in ((value, other), (other, value)):
+            found = one.axis() if isinstance(one, TracedInt) else None
+            if found is not None and self.ids.varies(found.ids, found.axis):
+                reason = f"their number is compared in {self.where}"
+                self.sizes.require(terms_of(wanted), line(found.ids, found.axis), reason)
+                return
 
     def on_rigid(self, value: TracedInt) -> None:
         """A traced integer was used for its value: what it counts must not change."""
