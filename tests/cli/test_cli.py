@@ -287,7 +287,7 @@ def test_a_kill_while_saving_leaves_a_model_that_loads(tmp_path: Path) -> None:
         (["--teacher", "none.cfg"], "none.cfg"),
         (["--teacher", "t.pt", "--distil", "all"], "--distil: unknown, got 'all', expected featu"),
         (["--set", "lr0"], "--set: expected key=value, got 'lr0'."),
-        (["--set", "learning=1"], "--set: "),
+        (["--set", "learning=1"], "--set learning: is no setting of Ultralytics."),
     ],
 )
 def test_bad_training_wishes_are_one_line(

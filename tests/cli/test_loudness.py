@@ -93,15 +93,24 @@ def test_an_export_says_no_names_of_files_that_go_again(net: Path) -> None:
     assert f"next: yoloprune bench {net} --runtimes onnxruntime" in done.stdout
 
 
-@pytest.mark.parametrize("target", ["net.cfg", "shot.png", "new.txt"])
-def test_json_goes_to_a_json_file_alone(tmp_path: Path, target: str) -> None:
+def test_json_replaces_json_alone(tmp_path: Path) -> None:
     """In other tools --json takes no file: the network behind it is not to be replaced."""
-    file = tmp_path / target
-    if target != "new.txt":
-        file.write_text("mine")
-    done = CliRunner().invoke(app, ["info", "yoloprune-demo.cfg", "--json", str(file)])
-    assert done.exit_code == 2 and "ends with" in done.stderr
-    assert (file.read_text() == "mine") if file.exists() else target == "new.txt"
+    file, words = tmp_path / "shot.png", ["targets", "--json"]
+    file.write_bytes(b"\x89PNG")
+    done = CliRunner().invoke(app, [*words, str(file)])
+    assert done.exit_code == 2 and "no JSON" in done.stderr
+    assert file.read_bytes() == b"\x89PNG"
+    for name in ("new", "new", "shot.json"):
+        assert CliRunner().invoke(app, [*words, str(tmp_path / name)]).exit_code == 0
+        assert json.loads((tmp_path / name).read_text())["targets"]
+
+
+def test_json_does_not_replace_what_the_command_has_written(tmp_path: Path) -> None:
+    words = ["slim", "yoloprune-demo.cfg", "--percent", "0.3", "--no-repair", "-o", str(tmp_path)]
+    target = tmp_path / "yoloprune-demo-slim.cfg"
+    done = CliRunner().invoke(app, [*words, "--json", str(target)])
+    assert done.exit_code == 1 and "holds a result, which it would replace" in done.stderr
+    assert "[net]" in target.read_text()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")

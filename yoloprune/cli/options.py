@@ -47,21 +47,24 @@ ImgszOpt = Annotated[int | None, typer.Option(help="Side of the input in pixels.
 
 
 def _json_target(path: Path | None) -> Path | None:
-    """Refuse what is no JSON file: a picture or a network that was meant to be read."""
-    if (
-        path is None
-        or path == STANDARD
-        or (path.exists() and not (path.is_file() or path.is_dir()))
-    ):
-        return path
-    if path.is_dir():
+    """Refuse to replace what is no JSON: a picture or a network that was meant to be read."""
+    if path is not None and path != STANDARD and path.is_dir():
         raise typer.BadParameter(f"{path} is a folder, expected a file that is written.")
-    if path.suffix.lower() != ".json":
+    if path is not None and _holds_something_else(path):
         raise typer.BadParameter(
-            f"got {path}, expected the file that is written, whose name ends with .json, "
-            "or - for standard output."
+            f"{path} is there already, and no JSON that could be replaced. Name the file that is "
+            "to be written, or - for standard output."
         )
     return path
+
+
+def _holds_something_else(path: Path) -> bool:
+    """Whether a file is there that is neither empty nor a JSON object."""
+    if path == STANDARD or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(4096).lstrip()
+    return bool(start) and not start.startswith(b"{")
 
 
 JsonOpt = Annotated[
@@ -69,8 +72,7 @@ JsonOpt = Annotated[
     typer.Option(
         "--json",
         callback=_json_target,
-        help="Write the result to this .json file; - is standard output, and all else goes to the "
-        "other.",
+        help="Write the result here as JSON; - is standard output, and all else goes to the other.",
     ),
 ]
 DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
@@ -214,8 +216,11 @@ def write_json(path: Path | None, record: dict[str, Any]) -> None:
     elif path is not None and path.exists() and not path.is_file():  # a device, a pipe
         path.write_text(text, encoding="utf-8")
     elif path is not None:
+        from yoloprune.errors import FormatError
         from yoloprune.files import write_bytes
 
+        if _holds_something_else(path):  # a result that this very command has written
+            raise FormatError(f"--json: {path} holds a result, which it would replace.")
         write_bytes(path, text.encode())
 
 
