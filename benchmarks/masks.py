@@ -69,8 +69,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "random_structured-inputs": {"method": "random_structured", "dim": 1},
 }
 """What is masked at each amount."""
-SLIM = (0.5, 0.75)
-"""Shares of the multiply-adds that cuts take away."""
+SLIM = (0.5, 0.75, 0.25, 0.1)
+"""Shares of the multiply-adds that cuts take away, the most telling first."""
 NAME = f"masks-{SIZE}px"
 
 
@@ -117,6 +117,8 @@ def cells() -> Iterator[Cell]:
         yield Cell(network=network, way="n_m", amount=0.5)
     for network in NETWORKS:
         yield Cell(network=network, way="custom", amount=0.4)
+        for amount in SLIM[2:]:
+            yield Cell(network=network, way="slim", amount=amount)
 
 
 def made(cell: Cell, device: str) -> nn.Module:

@@ -106,7 +106,7 @@ def _note_sides(tracer: Tracer, name: str, sides: list[IdArray]) -> None:
     """Keep what is multiplied by what, and what is added to others."""
     kind = name.removesuffix("_")
     if len(sides) == 2 and kind in ("mul", "add", "sub", "rsub"):
-        one, other = (set(np.unique(ids).tolist()) for ids in sides)
+        one, other = (set(np.unique(unrepeated(ids)).tolist()) for ids in sides)
         if kind == "mul":
             tracer.gates.append((one, other))
         else:
