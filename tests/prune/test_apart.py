@@ -99,6 +99,20 @@ def test_errors_are_told_picture_by_picture() -> None:
     assert seen.errors(Says(torch.zeros(2, 3), classes=0)).isnan().all()
 
 
+def test_more_outputs_than_before_cannot_be_told() -> None:
+    class Lists(nn.Module):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def forward(self, x: Tensor) -> dict[int, Tensor]:
+            return dict.fromkeys(range(self.number), x.mean((1, 2, 3)))
+
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = Seen(Lists(1), x)
+    assert seen.errors(Lists(2)).isnan().all()
+
+
 def test_other_outputs_are_told_by_their_variance() -> None:
     output = torch.randn(1, 5, generator=torch.Generator().manual_seed(0))
     seen = Seen(Says(output), PICTURE)

@@ -307,7 +307,8 @@ class _Hooks:
                 self._read.append(Opaque.enter(tracer, module, given))
                 if type(module).__name__ in FROZEN_NORMS:
                     tracer.frozen_norm(path, given)
-            tracer.judging -= not _is_layer(module)
+            if not _is_layer(module):
+                tracer.judging -= 1
 
         return enter
 
@@ -319,7 +320,8 @@ class _Hooks:
             results = tensors_in(output)
             given = self._given.pop()
             opaque = self._read.pop()
-            tracer.judging += not _is_layer(module)
+            if not _is_layer(module):
+                tracer.judging += 1
             with torch._C.DisableTorchFunction():
                 if opaque is not None:
                     opaque.leave(tracer, results)

@@ -66,8 +66,9 @@ class Seen:
         for part, choices, wanted in self._parts:
             with torch.no_grad(), Replayer(choices):
                 given = decoded(other(ready(other, part)))
-            sides = [(a.shape, b.shape) for a, b in zip(wanted, given, strict=False)]
-            if not sides or any(a != b or a[:1] != part.shape[:1] for a, b in sides):
+            shapes = [a.shape for a in wanted]
+            alike = shapes and shapes == [b.shape for b in given]
+            if not alike or any(shape[:1] != part.shape[:1] for shape in shapes):
                 found.append(torch.full((len(part),), torch.nan, dtype=torch.float64))
                 continue
             a, b = (
