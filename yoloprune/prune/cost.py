@@ -125,7 +125,8 @@ class Costs:
             share = _Part(part.rest * macs // numbers, part.axes, part.parts)
             self._layers[module if len(weights) == 1 else name] = share
             rest -= share.size(full)
-        self._layers[f"{module} rest"] = _Part(rest, ())
+        if rest:
+            self._layers[f"{module} rest"] = _Part(rest, ())
 
     def _products(self, module: str, macs: int, graph: ChannelGraph) -> None:
         """Share the multiply-adds of a module without weights out to its products."""
