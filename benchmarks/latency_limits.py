@@ -1,18 +1,21 @@
 """Latency tables and limits to latency: what they foretell, what is measured, what it costs in AP.
 
-    python benchmarks/latency_limits.py tables   # error of tables on 20 plans that they never saw
-    python benchmarks/latency_limits.py limits   # networks slimmed to a share of their latency
-    python benchmarks/latency_limits.py macs     # beside them: a limit to MACs at the same latency
-    python benchmarks/latency_limits.py train    # both, trained for 20 epochs
-    python benchmarks/latency_limits.py why      # where the time of the whole and of a half goes
+    python benchmarks/latency_limits.py tables  # error of tables on 20 plans that they never saw
+    python benchmarks/latency_limits.py limits  # networks slimmed to a share of their latency, and
+                                                # by a limit to MACs that takes as long
+    python benchmarks/latency_limits.py train   # both, trained for 20 epochs
+    python benchmarks/latency_limits.py why     # where the time of the whole and of slim ones goes
 
 Widths are multiples of 16, one thread, 320 px, on a machine that does nothing else (``spread`` says
-how far quartiles were apart). ``limits`` slims by measured sensitivity on 64 train pictures without
-labels, repairs, and trains nothing; then ``time_files.py``, which is not part of the product, times
-the file beside the full network's: in torch as stock Ultralytics opens both (Darknet networks as
-``torch.export`` writes them), in the other runtimes the ONNX files that ``yoloprune export``
-writes. AP is pycocotools' on the validation split, which nothing was chosen by. A finished row is
-not run again.
+how far quartiles were apart). A table foretells what share of its full network's time a plan takes:
+``unseen_*`` are how far it is off on plans that it never saw, timed in turn with the full network,
+and ``drift`` how much slower the machine ran by then than when the table was made.
+
+``limits`` slims by measured sensitivity on 64 train pictures without labels, repairs, and trains
+nothing; then ``time_files.py``, which is not part of the product, times the file beside the full
+network's: in torch as stock Ultralytics opens both (Darknet networks as ``torch.export`` writes
+them), in the other runtimes the ONNX files that ``yoloprune export`` writes. AP is pycocotools' on
+the validation split, which nothing was chosen by. A finished row is not run again.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,9 +80,10 @@ from yoloprune.train.run import train
 LIMITED = ("yolov5nu-bccd", "yolov8n-bccd", "yolov4-tiny-bccd")
 PROFILED = (*LIMITED, "yolov5n-coco")
 SHARES = (0.5, 0.25)
+WAYS = ("latency", "macs")
 WIDTHS = 16
 """What kept counts are multiples of: the channels that AVX-512 computes at once."""
-UNSEEN = 20
+UNSEEN, ROUNDS = 20, 8
 EPOCHS = 20
 
 
@@ -93,6 +99,7 @@ class Told:
     crossed_worst: float
     unseen_median: float
     unseen_worst: float
+    drift: float
     spread: float
     machine: str
 
@@ -134,10 +141,11 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a place in a network takes, whole and slimmed to half of its latency."""
+    """What a place in a network takes, whole and slimmed to a share of its latency."""
 
     network: str
     runtime: str
+    share: float
     place: str
     full_ms: float
     slim_ms: float
@@ -158,13 +166,13 @@ def told(network: str, runtime: str, work: Path) -> Told:
     seconds = time.perf_counter() - start
     table.write(work / f"{network}-{runtime}.json")
     unseen = ladder(graph, replace(options, networks=UNSEEN, seed=1))
-    models = [cut_units(model, graph, np.flatnonzero(~kept)) for kept in unseen]
+    plans = [np.ones(graph.n_units, dtype=bool), *unseen]
+    models = [cut_units(model, graph, np.flatnonzero(~kept)) for kept in plans]
     with sessions_of(models, how(runtime)) as sessions:
-        times = time_in_turn(sessions, 4)
+        times = time_in_turn(sessions, ROUNDS)
     clock = Clock(graph, table)
-    gaps = [
-        abs(clock.ms(kept) / ms - 1) for kept, ms in zip(unseen, times.usual, strict=True)
-    ]  # fmt: skip
+    foretold, took = np.array([clock.ms(kept) for kept in plans]), np.array(times.usual)
+    gaps = np.abs(foretold / foretold[0] * took[0] / took - 1)[1:]
     return Told(
         network=network,
         runtime=f"{runtime} {table.version_of}",
@@ -173,7 +181,8 @@ def told(network: str, runtime: str, work: Path) -> Told:
         crossed_median=round(float(np.median(table.errors)), 4),
         crossed_worst=round(table.errors[-1], 4),
         unseen_median=round(float(np.median(gaps)), 4),
-        unseen_worst=round(max(gaps), 4),
+        unseen_worst=round(float(gaps.max()), 4),
+        drift=round(float(took[0]) / table.full - 1, 4),
         spread=round(float(np.median(times.spreads)), 4),
         machine=table.machine,
     )
@@ -228,8 +237,8 @@ def checked(network: str, runtime: str, model: nn.Module, folder: Path) -> dict[
     return timed_apart(runtime, SHARED / NETS[network][0], save(model, folder / "slim")[0])
 
 
-def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
-    """Slim to a limit of latency, or to the MACs whose latency is foretold to be that limit."""
+def met(network: str, runtime: str, share: float, work: Path) -> Iterator[Met]:
+    """Slim to a limit of latency, and to the MACs whose latency is foretold to be the same."""
     net = opened(network)
     clock = Clock(net.graph, LatencyTable.read(work / f"{network}-{runtime}.json"))
     size = count(net.model, SIZE)
@@ -242,23 +251,23 @@ def met(network: str, runtime: str, share: float, way: str, work: Path) -> Met:
 
     budget = Budget(latency=share, round_to=WIDTHS)
     by, record = meet(net.model, planner, at, budget)
-    tries = len(record.tries)
-    if way != "latency":
-        by = same_time(planner, at, costs.clock, by, budget.round_to)
-    remove = planner.choose(at(by), by)
-    kept, model = kept_units(net.graph, remove), cut_and_repaired(net, remove)[1]
-    found = checked(network, runtime, model, work / f"{network}-{runtime}-{way}-{share}")
-    ap = ap_of(model, network, "cpu")
     last = record.tries[-1]
-    return Met(
-        network=network, runtime=runtime, way=way, share=share,
-        told=round(last.ms / last.full, 4), checked=round(found["ratio"], 4),
-        full_ms=round(found["ms"][0], 2), ms=round(found["ms"][1], 2),
-        macs=round(costs.macs(kept) / costs.full.macs, 4),
-        params=round(costs.params(kept) / costs.full.params, 4),
-        AP=round(ap.AP, 4), AP50=round(ap.AP50, 4), tries=tries, spread=round(found["spread"], 4),
-        machine=machine_of(how(runtime)),
-    )  # fmt: skip
+    for way in WAYS:
+        if way == "macs":
+            by = same_time(planner, at, clock, by, budget.round_to)
+        remove = planner.choose(at(by), by)
+        kept, model = kept_units(net.graph, remove), cut_and_repaired(net, remove)[1]
+        found = checked(network, runtime, model, work / f"{network}-{runtime}-{way}-{share}")
+        ap = ap_of(model, network, "cpu")
+        yield Met(
+            network=network, runtime=runtime, way=way, share=share,
+            told=round(last.ms / last.full, 4), checked=round(found["ratio"], 4),
+            full_ms=round(found["ms"][0], 2), ms=round(found["ms"][1], 2),
+            macs=round(costs.macs(kept) / costs.full.macs, 4),
+            params=round(costs.params(kept) / costs.full.params, 4),
+            AP=round(ap.AP, 4), AP50=round(ap.AP50, 4), tries=len(record.tries),
+            spread=round(found["spread"], 4), machine=machine_of(how(runtime)),
+        )  # fmt: skip
 
 
 def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
@@ -278,16 +287,17 @@ def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
     )  # fmt: skip
 
 
-def places(network: str, runtime: str, work: Path) -> list[Place]:
+def places(network: str, runtime: str, share: float, work: Path) -> list[Place]:
     """By the runtime's own profile: what takes most of what the slim network still takes."""
-    file = work / f"{network}-{runtime}-latency-0.5" / f"slim{Path(NETS[network][0]).suffix}"
+    name = f"{network}-{runtime}-latency-{share}"
+    file = work / name / f"slim{Path(NETS[network][0]).suffix}"
     models = [load(str(path))[0] for path in (SHARED / NETS[network][0], file)]
     with sessions_of(models, how(runtime)) as sessions:
-        time_in_turn(sessions, 8, watched=True)
+        time_in_turn(sessions, 2 * ROUNDS, watched=True)
         full, slim = (session.nodes() for session in sessions if isinstance(session, Profiled))
     found = [
         Place(
-            network=network, runtime=runtime, place=place,
+            network=network, runtime=runtime, share=share, place=place,
             full_ms=round(full.get(place, 0.0), 4), slim_ms=round(slim.get(place, 0.0), 4),
         )
         for place in full.keys() | slim.keys()
@@ -295,7 +305,7 @@ def places(network: str, runtime: str, work: Path) -> list[Place]:
     return sorted(found, key=lambda one: (-one.slim_ms, one.place))
 
 
-def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) -> Budget:
+def same_time(planner: Planner, at: Any, clock: Clock, by: Budget, round_to: int) -> Budget:
     """A limit to MACs at which as much time is foretold."""
     wanted = clock.ms(kept_units(planner.graph, planner.choose(at(by), by)))
     low, high = 0.02, 0.98
@@ -310,7 +320,7 @@ def same_time(planner: Planner, at: Any, clock: Any, by: Budget, round_to: int) 
 def main() -> None:
     """Fill a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["tables", "limits", "macs", "train", "why"])
+    parser.add_argument("what", choices=["tables", "limits", "train", "why"])
     parser.add_argument("--device", default="cpu", help="of the trainings")
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES))
@@ -341,17 +351,16 @@ def main() -> None:
         return
     if args.what == "why":
         where = Table(args.out / f"latency-places-{SIZE}px-cpu-1thread.csv", Place)
-        for network, runtime in pairs:
-            if not where.has(network=network, runtime=runtime):
-                where.add(places(network, runtime, args.work))
-                print(network, runtime, flush=True)
+        for (network, runtime), share in product(pairs, args.shares):
+            if not where.has(network=network, runtime=runtime, share=share):
+                where.add(places(network, runtime, share, args.work))
+                print(network, runtime, share, flush=True)
         return
-    way = "latency" if args.what == "limits" else "macs"
-    for share in args.shares:
-        for network, runtime in pairs:
-            if not table.has(network=network, runtime=runtime, way=way, share=share):
-                table.add([met(network, runtime, share, way, args.work)])
-                print(table.rows[-1], flush=True)
+    for share, (network, runtime) in product(args.shares, pairs):
+        if not table.has(network=network, runtime=runtime, way=WAYS[-1], share=share):
+            found = list(met(network, runtime, share, args.work))
+            table.add(found)
+            print(*found, sep="\n", flush=True)
 
 
 if __name__ == "__main__":

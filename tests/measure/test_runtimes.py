@@ -37,7 +37,7 @@ def test_time_goes_to_modules(runtime: str, name: str) -> None:
     how = RuntimeOptions(runtime=runtime, imgsz=(64, 64))  # type: ignore[arg-type]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with opened([model], how) as sessions:
-        times = time_in_turn(sessions, 1, watched=True)
+        times = time_in_turn(sessions, 1, block=6, watched=True)
         assert isinstance(sessions[0], Profiled)
         nodes = sessions[0].nodes()
     assert len(times.ms[0]) == 6
@@ -96,8 +96,8 @@ def test_networks_take_turns() -> None:
     made = [Noting(letter, order) for letter in "ab"]
     done: list[int] = []
     times = time_in_turn(made, 2, watched=True, advance=done.append)
-    assert "".join(order) == 2 * ("a" * 8 + "A" * 6 + "b" * 8 + "B" * 6)
-    assert [len(found) for found in times.ms] == [12, 12]
+    assert "".join(order) == 2 * ("a" * 5 + "A" * 3 + "b" * 5 + "B" * 3)
+    assert [len(found) for found in times.ms] == [6, 6]
     assert done == [1, 1, 1, 1]
 
 

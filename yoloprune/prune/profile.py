@@ -36,7 +36,7 @@ NETWORKS = 24
 _LEAST, _MOST, _APART = 0.05, 0.85, 0.3
 """Shares of the channels that go, from the widest network to the narrowest, and how far the parts
 of one network are apart."""
-_ROUNDS, _FOLDS = 4, 6
+_ROUNDS, _FOLDS = 8, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

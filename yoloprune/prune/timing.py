@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 0.03
 """How far below its limit a network may be before it is let grow."""
-_TRIES, _ROUNDS = 6, 5
+_TRIES, _ROUNDS = 6, 10
 _NOISY = 0.1
 
 

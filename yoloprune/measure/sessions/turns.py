@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from yoloprune.errors import MeasureError
 from yoloprune.measure.sessions.base import Nodes, Profiled, Session
 
-_WARM, _BLOCK = 2, 6
-"""Passes of a network before those that count, each time it is its turn; and those that do."""
+_WARM, _BLOCK = 2, 3
+"""Passes of a network before those that count, each time it is its turn; and those that do. Many
+short turns even out what a machine does for half a second; a few long ones leave it to one network.
+"""
 _WINDOW, _STEADY = 4, 0.03
 _MOST_PASSES, _MOST_SECONDS = 80, 8.0
 
