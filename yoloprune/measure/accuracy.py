@@ -138,12 +138,16 @@ def evaluate(
     )
 
 
-def coco_metrics(detections: Sequence[Detections], dataset: Dataset) -> CocoMetrics:
+def coco_metrics(
+    detections: Sequence[Detections], dataset: Dataset, *, sizes: bool = True
+) -> CocoMetrics:
     """Compare detections with the labels of a data set.
 
     Args:
         detections: one entry an image of ``dataset``, in its order.
         dataset: labels and names.
+        sizes: compare small, medium and large objects by themselves, too, which takes three times
+            as long again; else APs, APm and APl are None.
 
     Raises:
         MeasureError: the counts of images differ, or no image shows an object.
@@ -170,6 +174,8 @@ def coco_metrics(detections: Sequence[Detections], dataset: Dataset) -> CocoMetr
             len(dataset.names),
         )
         result = COCOeval(expected, found, "bbox")
+        if not sizes:  # the first range is that of all objects
+            result.params.areaRng, result.params.areaRngLbl = result.params.areaRng[:1], ["all"]
         result.evaluate()
         result.accumulate()
         result.summarize()

@@ -134,6 +134,8 @@ class Mending:
                 repaired[key[0]] = self._solve(key, repaired.get(key[0]))
                 self._done.add(key)
                 self._options.progress(len(self._done), total)
+                if not self._targets:  # what comes after the last one need not run
+                    break
         finally:
             for lane in self._lanes:
                 lane.give_up()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -18,14 +17,14 @@ from torch import Tensor, nn
 from yoloprune.channels.graph import IntArray
 from yoloprune.channels.trace import trace
 from yoloprune.errors import DataError, PlanError
-from yoloprune.measure.copies import device_of, find_device, float32_copy
+from yoloprune.measure.copies import find_device, float32_copy
 from yoloprune.measure.size import count
-from yoloprune.prune.apart import Seen
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.choose import choose_scores
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.evidence import Lessons
 from yoloprune.prune.fingerprint import fingerprint
+from yoloprune.prune.judges import Judge, by_data, by_sight
 from yoloprune.prune.mend import RepairOptions
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.score import Scores
@@ -40,8 +39,7 @@ from yoloprune.prune.sensitivity import (
     parts,
     wanted,
 )
-from yoloprune.prune.sides import quality
-from yoloprune.prune.trials import Candidate, Trials
+from yoloprune.prune.trials import Trials
 
 LEAST = 4
 """Pictures that repair and a comparison need."""
@@ -121,8 +119,7 @@ def sense(model: nn.Module, options: SensitivityOptions) -> Sensitivity:
     bench = _Bench.of(model, options)
     identity = fingerprint(
         model, options.pictures, options.imgsz, options.data, options.split, options.repair,
-        options.seed,
-        bench.scores.values.tobytes(),
+        options.seed, "repaired where it is read", bench.scores.values.tobytes(),
     )  # fmt: skip
     found = _begun(options, identity, bench)
     todo = list(wanted(bench.planner.graph, options.shares, found))
@@ -152,7 +149,7 @@ def _begun(options: SensitivityOptions, identity: str, bench: _Bench) -> Sensiti
         model=options.model,
         identity=identity,
         by=options.by,
-        full=bench.full,
+        full=bench.judge.full,
         criterion=bench.scores.criterion,
     )
 
@@ -170,8 +167,7 @@ class _Bench:
     costs: Costs
     scores: Scores
     trials: Trials | None
-    judge: Callable[[nn.Module], float]
-    full: float
+    judge: Judge
 
     @staticmethod
     def of(model: nn.Module, options: SensitivityOptions, scores: Scores | None = None) -> _Bench:
@@ -197,33 +193,25 @@ class _Bench:
             how = RepairOptions(rows=_ROWS, seed=options.seed, device=options.device)
             trials = Trials(full, graph, scores, _ANY, fit, how)
         planner = Planner(graph, costs)
-        if see is not None and options.data is None:
-            return _Bench(full, planner, costs, scores, trials, Seen(full, see).apart, 0.0)
-        whole = _quality(full, options)
-        return _Bench(
-            full, planner, costs, scores, trials, lambda m: whole - _quality(m, options), whole
-        )
+        if options.data is None:
+            assert see is not None
+            judge = by_sight(full, see)
+        else:
+            channels = graph.input_shape[1]
+            judge = by_data(full, options.data, options.split, options.imgsz, channels=channels)
+        return _Bench(full, planner, costs, scores, trials, judge)
 
     def lost(self, remove: IntArray) -> tuple[float, float | None]:
         """Before repair, and after it."""
         hushed = silenced(self.model, self.planner.graph, remove).eval()
-        before = self.judge(hushed)
+        before = self.judge.lost(hushed)
         if self.trials is None:
             return before, None
-        return before, self.judge(self.trials.repaired(Candidate(self.scores, _ANY, remove)))
+        return before, self.judge.lost(self.trials.mended(remove))
 
     def measure(self, part: Part, share: float) -> Measurement | None:
         """One part at one width."""
         return measure(self.planner, self.costs, part, share, self.scores, self.lost)
-
-
-def _quality(model: nn.Module, options: SensitivityOptions) -> float:
-    """AP, or what else a network of its task is judged by."""
-    assert options.data is not None
-    place = str(device_of(model))
-    quick = copy.deepcopy(model).to(memory_format=torch.channels_last)  # by a fifth, on a CPU
-    found = quality(quick, options.data, options.imgsz, split=options.split, device=place)
-    return float(found.get("AP", found.get("top1", 0.0)))
 
 
 Task = tuple[Part, float]

@@ -16,7 +16,7 @@ from yoloprune.prune.apart import Seen
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
 from yoloprune.prune.cut import cut_units, kept_units
-from yoloprune.prune.mend import Mending, RepairOptions
+from yoloprune.prune.mend import LayerRepair, Mending, RepairOptions
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import look, passes
 from yoloprune.prune.score import Scores
@@ -146,13 +146,25 @@ class Trials:
         limits = self._cost.limits(self.budget)
         return all(there[name] <= limit for name, limit in limits.items())
 
+    def mended(self, remove: IntArray) -> nn.Module:
+        """A cut, repaired in the layers alone that read what went, in a fraction of the time."""
+        thin = cut_units(self.full, self.graph, remove).eval()
+        kept = kept_units(self.graph, remove)
+        layers = {
+            axis.module
+            for axis in self.graph.axes
+            if axis.role == "in" and not kept[axis.units].all()
+        }
+        options = replace(self._options, near={})
+        self._mend(thin, kept, layers & self._layers, options)
+        return thin
+
     def repaired(self, candidate: Candidate) -> nn.Module:
         """A cut, repaired; the first one finds out how strongly each layer is to be pulled."""
         thin = cut_units(self.full, self.graph, candidate.remove).eval()
         kept = kept_units(self.graph, candidate.remove)
         options = replace(self._options, near=self._near)
-        layers = self._from_the_cut_on(thin)
-        done = Mending(thin, self._looked, self.graph, kept, layers, options).carry_out()
+        done = self._mend(thin, kept, self._from_the_cut_on(thin), options)
         if self._near is None:
             self._near = {
                 layer.path: layer.pull
@@ -160,6 +172,11 @@ class Trials:
                 if layer.pull is not None and math.isfinite(layer.pull)
             }
         return thin
+
+    def _mend(
+        self, thin: nn.Module, kept: BoolArray, layers: set[str], options: RepairOptions
+    ) -> list[LayerRepair]:
+        return Mending(thin, self._looked, self.graph, kept, layers, options).carry_out()
 
     def _from_the_cut_on(self, thin: nn.Module) -> set[str]:
         """All layers but those that are called once, before all that is cut: they are exact."""
