@@ -138,3 +138,17 @@ def test_without_a_terminal_a_line_is_said_now_and_then(
         "repair: 3 of 10, 42 s left", "repair: 6 of 10, 24 s left", "repair: 9 of 10, 6.0 s left"
     ]  # fmt: skip
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_made_ready_first_does_not_count_as_work(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "yoloprune")
+    now = 100.0
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now)
+    with progress("table") as advance:
+        now += 60
+        for done in range(1, 11):
+            now += 6
+            advance(done, 200)
+    assert caplog.messages[:2] == ["table: 1 of 200", "table: 4 of 200, 20 min left"]

@@ -94,14 +94,18 @@ class _Lines:
     def __init__(self, what: str) -> None:
         self._what = what
         self._begun = self._last = time.monotonic()
+        self._before: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Take in how many are done, and of how many."""
         now = time.monotonic()
+        if self._before is None:  # what was made ready before the first is not done again
+            self._begun, self._before = now, done
         if now - self._last >= _PATIENCE and 0 < done < total:
-            self._last = now
-            left = (now - self._begun) / done * (total - done)
-            log.info("%s: %d of %d, %s left", self._what, done, total, span(left))
+            self._last, counted = now, done - self._before
+            left = (now - self._begun) / max(counted, 1) * (total - done)
+            when = f", {span(left)} left" if counted else ""
+            log.info("%s: %d of %d%s", self._what, done, total, when)
 
 
 class _Terminal:

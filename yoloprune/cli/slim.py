@@ -389,9 +389,10 @@ def _timed(record: Mapping[str, Any], whole: str) -> str:
             f"latency is foretold for {record['machine']} ({record['runtime']}), not measured: {by}"
         )
     last = record["tries"][-1]
-    held = "holds" if record["met"] else "does not hold"
+    over = last["ms"] / record["limit"] - 1
+    held = "and holds" if record["met"] else f"{100 * over:.2g} % over"
     return (
         f"takes {last['ms']:.2f} ms, {last['ms'] / last['full']:.1%} of the {whole} network's "
-        f"{last['full']:.2f}, and {held} the limit of {record['limit']:.2f} ms "
+        f"{last['full']:.2f}, {held} the limit of {record['limit']:.2f} ms "
         f"({record['runtime']}; {len(record['tries'])} cuts were timed; {by})"
     )
