@@ -67,3 +67,20 @@ def test_layers_before_all_that_is_cut_are_left_alone(
     assert all(layer.pull is None for layer in Watched.done if layer.path not in left)
     for mine, other in zip(found.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize(("part", "read"), [("a", {"twice.0"}), ("b", {"c.0"})])
+def test_only_what_reads_the_cut_is_mended_in_a_hurry(
+    part: str, read: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = randomised(Again()).eval()
+    graph = trace(model)
+    pictures = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    scores = score(model, graph, criterion="l2")
+    ready = Trials(model, graph, scores, BUDGET, pictures, RepairOptions(rows=512))
+    widest = next(axis for axis in graph.axes if axis.tensor == f"{part}.0.weight")
+    monkeypatch.setattr(trials, "Mending", Watched)
+    ready.mended(np.unique(widest.units.ravel()[:3]))
+    assert {layer.path for layer in Watched.done} == read
+    assert all(layer.after < layer.before for layer in Watched.done)
