@@ -188,7 +188,7 @@ def test_a_table_is_made_in_torch() -> None:
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     found = profile(model, graph, how)
-    assert seen[-1] == (28, 28)  # four rounds of seven networks
+    assert seen[-1] == (56, 56)  # eight rounds of seven networks
     assert found.structure == structure_of(model)
     assert len(found.networks) == 7
     assert found.networks[0].macs == 1
