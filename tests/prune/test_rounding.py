@@ -28,7 +28,9 @@ from ultralytics_table import build, every_yaml  # noqa: E402
 sys.path.pop(0)
 
 FAST = {"yolov8.yaml", "yolo11.yaml", "yolov9t.yaml", "yolov4-tiny.cfg"}
-EVERY = [*every_yaml(), *sorted(path.name for path in (SHARED / "darknet-cfg").glob("*.cfg"))]
+REFUSED = {"tiny-yolo_xnor.cfg", "yolov3-tiny_xnor.cfg"}
+CFGS = {path.name for path in (SHARED / "darknet-cfg").glob("*.cfg")} - REFUSED
+EVERY = [*every_yaml(), *sorted(CFGS)]
 EIGHT = 8
 
 
@@ -36,7 +38,8 @@ EIGHT = 8
     "name",
     [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in EVERY],
 )
-def test_every_width_is_a_multiple_where_it_was(name: str) -> None:
+def test_every_width_is_a_multiple_where_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOPRUNE_MAX_MEMORY", "16G")  # of cspx-p7-mish at its own 1536 px
     if name.endswith(".yaml"):
         model = build(name)[0]
     else:
@@ -52,10 +55,9 @@ def test_every_width_is_a_multiple_where_it_was(name: str) -> None:
             assert plan.reached.percent >= 0.3
         else:
             assert costs.macs(kept) <= costs.full.macs / 2
-        for axis in graph.axes:
-            for units in np.atleast_2d(axis.units):
-                left = int(kept[units].sum())
-                assert units.size % EIGHT or left % EIGHT == 0, (axis.tensor, units.size, left)
+        for axis in graph.axes:  # of a grouped convolution the sum over its groups
+            left = int(kept[axis.units].sum())
+            assert axis.units.size % EIGHT or left % EIGHT == 0, (axis.tensor, left)
 
 
 class Joined(nn.Module):
