@@ -136,6 +136,21 @@ def test_without_repair_all_pictures_are_compared_on(tmp_path: Path) -> None:
         assert m.before == pytest.approx(see.apart(silenced(model, graph, remove)), rel=1e-5)
 
 
+def test_locally_only_what_reads_the_cut_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole(*given: object) -> nn.Module:
+        raise AssertionError("all layers were repaired")
+
+    model, file = Branches().eval(), tmp_path / "f"
+    with monkeypatch.context() as patch:
+        patch.setattr("yoloprune.prune.trials.Trials.repaired", whole)
+        found = sense(model, options(file, shares=(0.5,), local=True))
+    assert all(m.after is not None and m.after <= m.before * 1.01 + 1e-9 for m in found.measured)
+    with pytest.raises(PlanError, match="holds what was measured of another network"):
+        sense(model, options(file, shares=(0.5,)))  # the two are not mixed
+
+
 def test_the_louder_the_more_is_lost(measured: tuple[nn.Module, Path, Sensitivity]) -> None:
     at_half = {m.part: m for m in measured[2].measured if m.share == 0.5}
     assert at_half["loud"].before > 20 * at_half["soft"].before > 0

@@ -39,7 +39,7 @@ from yoloprune.prune.sensitivity import (
     parts,
     wanted,
 )
-from yoloprune.prune.trials import Trials
+from yoloprune.prune.trials import Candidate, Trials
 
 LEAST = 4
 """Pictures that repair and a comparison need."""
@@ -67,6 +67,7 @@ class SensitivityOptions:
         pictures: ``[N, C, H, W]`` to repair on, and to compare on; None repairs nothing.
         imgsz: height and width of the input in pixels.
         repair: measure after repair, too, where there are pictures.
+        local: repair only the layers that read what went, not all that come after.
         criterion: that ranks channels within a group; None for what suits the network.
         lessons: labelled pictures, for criteria by the loss.
         jobs: processes.
@@ -83,6 +84,7 @@ class SensitivityOptions:
     pictures: Tensor | None = None
     imgsz: tuple[int, int] = (640, 640)
     repair: bool = True
+    local: bool = False
     criterion: str | None = None
     lessons: Lessons | None = None
     jobs: int = 1
@@ -119,7 +121,7 @@ def sense(model: nn.Module, options: SensitivityOptions) -> Sensitivity:
     bench = _Bench.of(model, options)
     identity = fingerprint(
         model, options.pictures, options.imgsz, options.data, options.split, options.repair,
-        options.seed, "repaired where it is read", bench.scores.values.tobytes(),
+        options.seed, bench.scores.values.tobytes(), *(["local"] if options.local else []),
     )  # fmt: skip
     found = _begun(options, identity, bench)
     todo = list(wanted(bench.planner.graph, options.shares, found))
@@ -168,6 +170,7 @@ class _Bench:
     scores: Scores
     trials: Trials | None
     judge: Judge
+    local: bool
 
     @staticmethod
     def of(model: nn.Module, options: SensitivityOptions, scores: Scores | None = None) -> _Bench:
@@ -199,7 +202,7 @@ class _Bench:
         else:
             channels = graph.input_shape[1]
             judge = by_data(full, options.data, options.split, options.imgsz, channels=channels)
-        return _Bench(full, planner, costs, scores, trials, judge)
+        return _Bench(full, planner, costs, scores, trials, judge, options.local)
 
     def lost(self, remove: IntArray) -> tuple[float, float | None]:
         """Before repair, and after it."""
@@ -207,7 +210,9 @@ class _Bench:
         before = self.judge.lost(hushed)
         if self.trials is None:
             return before, None
-        return before, self.judge.lost(self.trials.mended(remove))
+        if self.local:
+            return before, self.judge.lost(self.trials.mended(remove))
+        return before, self.judge.lost(self.trials.repaired(Candidate(self.scores, _ANY, remove)))
 
     def measure(self, part: Part, share: float) -> Measurement | None:
         """One part at one width."""
