@@ -20,7 +20,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "What goes": (
         "criterion", "scope", "reduce", "ratios", "search", "sensitivity", "plan", "shares",
-        "quick", "local", "method", "n", "dim", "layers", "kind", "pattern", "mask", "custom", "further",
+        "local", "quick", "method", "n", "dim", "layers", "kind", "pattern", "mask", "custom",
+        "further",
     ),
     "The cut": ("repair", "compensate", "split_routes"),
     "Training": (
