@@ -271,10 +271,15 @@ def met(network: str, runtime: str, share: float, work: Path) -> Iterator[Met]:
         )  # fmt: skip
 
 
+def key_of(row: dict[str, str]) -> dict[str, str]:
+    """What tells a row from others."""
+    return {name: row[name] for name in ("network", "runtime", "way", "share")}
+
+
 def left(row: dict[str, str], work: Path) -> nn.Module:
     """The network that ``limits`` left."""
-    name = "-".join(row[part] for part in ("network", "runtime", "way", "share"))
-    return load(work / name / f"slim{Path(NETS[row['network']][0]).suffix}")[0].float()
+    name = "-".join(key_of(row).values())
+    return load(str(work / name / f"slim{Path(NETS[row['network']][0]).suffix}"))[0].float()
 
 
 def trained_already(
@@ -283,20 +288,19 @@ def trained_already(
     """What became of the same network where another limit left it, as at the floor of all."""
     same = ("network", "macs", "params", "AP", "AP50")
     for other in rows:
-        key = {name: other[name] for name in ("network", "runtime", "way", "share")}
+        key = key_of(other)
         if all(other[name] == row[name] for name in same) and done.has(**key):
             models = [left(one, work) for one in (row, other)]
             if fingerprint(models[0], None) == fingerprint(models[1], None):
                 found = next(r for r in done.rows if all(r[k] == v for k, v in key.items()))
-                names = {name: row[name] for name in ("network", "runtime", "way", "share")}
-                return Trained(**{**found, **names})  # type: ignore[arg-type]
+                return Trained(**{**found, **key_of(row)})  # type: ignore[arg-type]
     return None
 
 
 def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
     """Train a network that ``limits`` left."""
     network, runtime, way = row["network"], row["runtime"], row["way"]
-    name = f"{network}-{runtime}-{way}-{row['share']}"
+    name = "-".join(key_of(row).values())
     options = TrainOptions(
         data=data_of(network), imgsz=SIZE, device=device, epochs=EPOCHS, resume=True,
         preset="keep", extra=SETTINGS,
@@ -311,9 +315,8 @@ def tuned(row: dict[str, str], device: str, work: Path) -> Trained:
 
 def places(network: str, runtime: str, share: float, work: Path) -> list[Place]:
     """By the runtime's own profile: what takes most of what the slim network still takes."""
-    name = f"{network}-{runtime}-latency-{share}"
-    file = work / name / f"slim{Path(NETS[network][0]).suffix}"
-    models = [load(str(path))[0] for path in (SHARED / NETS[network][0], file)]
+    row = {"network": network, "runtime": runtime, "way": "latency", "share": str(share)}
+    models = [load(str(SHARED / NETS[network][0]))[0], left(row, work)]
     with sessions_of(models, how(runtime)) as sessions:
         time_in_turn(sessions, 2 * ROUNDS, watched=True)
         full, slim = (session.nodes() for session in sessions if isinstance(session, Profiled))
@@ -366,8 +369,7 @@ def main() -> None:
     if args.what == "train":
         done = Table(args.out / f"latency-limits-trained-{SIZE}px.csv", Trained)
         for row in table.rows:
-            key = {name: row[name] for name in ("network", "runtime", "way", "share")}
-            if (row["network"], row["runtime"]) in pairs and not done.has(**key):
+            if (row["network"], row["runtime"]) in pairs and not done.has(**key_of(row)):
                 known = trained_already(row, table.rows, done, args.work)
                 done.add([known or tuned(row, args.device, args.work)])
                 print(done.rows[-1], flush=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.nets import conv, randomised
+from yoloprune.channels.graph import IntArray
 from yoloprune.channels.trace import trace
 from yoloprune.prune import trials
 from yoloprune.prune.budget import Budget
@@ -32,6 +33,18 @@ class Again(nn.Module):
         return self.out(self.twice(self.c(self.b(self.twice(self.a(x))))))
 
 
+def trials_of(part: str) -> tuple[Trials, IntArray]:
+    """Trials of that network, and the first three channels of a layer."""
+    torch.manual_seed(0)
+    model = randomised(Again()).eval()
+    graph = trace(model)
+    scores = score(model, graph, criterion="l2")
+    pictures = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    ready = Trials(model, graph, scores, BUDGET, pictures, RepairOptions(rows=512))
+    widest = next(axis for axis in graph.axes if axis.tensor == f"{part}.0.weight")
+    return ready, np.unique(widest.units.ravel()[:3])
+
+
 class Watched(Mending):
     """Keeps what it repaired."""
 
@@ -49,14 +62,8 @@ class Watched(Mending):
 def test_layers_before_all_that_is_cut_are_left_alone(
     part: str, left: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
-    model = randomised(Again()).eval()
-    graph = trace(model)
-    scores = score(model, graph, criterion="l2")
-    pictures = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    ready = Trials(model, graph, scores, BUDGET, pictures, RepairOptions(rows=512))
-    widest = next(axis for axis in graph.axes if axis.tensor == f"{part}.0.weight")
-    cut = Candidate(scores, BUDGET, np.unique(widest.units.ravel()[:3]))
+    ready, remove = trials_of(part)
+    cut = Candidate(ready.even.scores, BUDGET, remove)
     monkeypatch.setattr(trials, "Mending", Watched)
     found = ready.repaired(cut)
     assert {layer.path for layer in Watched.done} == left
@@ -73,14 +80,8 @@ def test_layers_before_all_that_is_cut_are_left_alone(
 def test_only_what_reads_the_cut_is_mended_in_a_hurry(
     part: str, read: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
-    model = randomised(Again()).eval()
-    graph = trace(model)
-    pictures = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    scores = score(model, graph, criterion="l2")
-    ready = Trials(model, graph, scores, BUDGET, pictures, RepairOptions(rows=512))
-    widest = next(axis for axis in graph.axes if axis.tensor == f"{part}.0.weight")
+    ready, remove = trials_of(part)
     monkeypatch.setattr(trials, "Mending", Watched)
-    ready.mended(np.unique(widest.units.ravel()[:3]))
+    ready.mended(remove)
     assert {layer.path for layer in Watched.done} == read
     assert all(layer.after < layer.before for layer in Watched.done)

@@ -15,7 +15,7 @@ from yoloprune.measure.size import count
 from yoloprune.prune.apart import Seen
 from yoloprune.prune.budget import Budget
 from yoloprune.prune.cost import Costs
-from yoloprune.prune.cut import cut_units, kept_units
+from yoloprune.prune.cut import cut_units
 from yoloprune.prune.mend import LayerRepair, Mending, RepairOptions
 from yoloprune.prune.planner import Planner
 from yoloprune.prune.repair import look, passes
@@ -149,22 +149,20 @@ class Trials:
     def mended(self, remove: IntArray) -> nn.Module:
         """A cut, repaired in the layers alone that read what went, in a fraction of the time."""
         thin = cut_units(self.full, self.graph, remove).eval()
-        kept = kept_units(self.graph, remove)
+        kept = self._kept(remove)
         layers = {
             axis.module
             for axis in self.graph.axes
             if axis.role == "in" and not kept[axis.units].all()
         }
-        options = replace(self._options, near={})
-        self._mend(thin, kept, layers & self._layers, options)
+        self._mend(thin, kept, layers & self._layers, {})
         return thin
 
     def repaired(self, candidate: Candidate) -> nn.Module:
         """A cut, repaired; the first one finds out how strongly each layer is to be pulled."""
         thin = cut_units(self.full, self.graph, candidate.remove).eval()
-        kept = kept_units(self.graph, candidate.remove)
-        options = replace(self._options, near=self._near)
-        done = self._mend(thin, kept, self._from_the_cut_on(thin), options)
+        kept = self._kept(candidate.remove)
+        done = self._mend(thin, kept, self._from_the_cut_on(thin), self._near)
         if self._near is None:
             self._near = {
                 layer.path: layer.pull
@@ -174,8 +172,9 @@ class Trials:
         return thin
 
     def _mend(
-        self, thin: nn.Module, kept: BoolArray, layers: set[str], options: RepairOptions
+        self, thin: nn.Module, kept: BoolArray, layers: set[str], near: dict[str, float] | None
     ) -> list[LayerRepair]:
+        options = replace(self._options, near=near)
         return Mending(thin, self._looked, self.graph, kept, layers, options).carry_out()
 
     def _from_the_cut_on(self, thin: nn.Module) -> set[str]:
